@@ -1,0 +1,49 @@
+"""Multi-step inference (Algorithm 1): one evaluation a step."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from cdeq.typing import Context, State
+
+
+class Student(Protocol):
+    """Anything that advances a state by one evaluation, carrying an explicit memory.
+
+    The memory is None before the first step; what a step returns goes into the next one.
+    """
+
+    def __call__(
+        self,
+        z: State,
+        t: Tensor,
+        x: Context,
+        memory: Any,  # noqa: ANN401 - each student's own
+        /,
+    ) -> tuple[State, Any]: ...
+
+
+def refine(student: Student, x: Context, z0: State, times: Iterable[Tensor]) -> Iterator[State]:
+    """Yield the student's states z_{t_1}, z_{t_2}, … from z0, one evaluation each.
+
+    Nothing but the last state and the memory is kept, so memory does not grow with the steps.
+
+    Paper: Algorithm 1.
+
+    Arguments:
+        student: The map g.
+        x: The context.
+        z0: Where to start, at the first of the times.
+        times: The virtual times t_0 < t_1 < … at which the student is called.
+
+    Example:
+        >>> import torch
+        >>> halve = lambda z, t, x, memory: (z / 2, memory)
+        >>> [z.item() for z in refine(halve, None, torch.ones(()), torch.zeros(3))]
+        [0.5, 0.25, 0.125]
+    """
+    z, memory = z0, None
+    for t in times:
+        z, memory = student(z, t, x, memory)
+        yield z

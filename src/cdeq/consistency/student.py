@@ -1,0 +1,153 @@
+"""The consistency DEQ: a map from any point of the teacher's path straight to its end."""
+
+from copy import deepcopy
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from cdeq.consistency.readout import Time
+from cdeq.consistency.time import Boundary
+from cdeq.core.deq import DEQ
+from cdeq.core.solvers.base import require_fraction
+from cdeq.core.solvers.weights import two_point_weight
+from cdeq.core.state import Layout
+from cdeq.typing import Context, Flat, State
+
+
+class History(NamedTuple):
+    """The previous point, with its estimate, which is kept and never recomputed."""
+
+    z: State
+    """z_{t_{j-1}}."""
+    h: State
+    """h(z_{t_{j-1}}, t_{j-1}, x)."""
+
+
+class Teacher(Protocol):
+    """What a student needs of its teacher."""
+
+    deq: DEQ
+
+    def readout(self) -> nn.Module: ...
+
+
+class ConsistencyDEQ(nn.Module):
+    r"""The student :math:`g_\phi` of Consistency DEQ.
+
+    .. math::
+        h(z, t, x) &= W \, [\, f_{\phi'}(z, x) \,\|\, \mathbf t \,] \\
+        P &= \sum_i \alpha^i \, \big( \beta \, h_i + (1 - \beta) \, z_i \big) \\
+        g(z, t, x) &= c_\text{skip}(t) \, z + c_\text{out}(t) \, P
+
+    where i runs over the current and the previous point and α are Anderson's weights of the two
+    residuals :math:`h_i - z_i`. Without a previous point P is h (for β = 1), and a previous point
+    equal to the current one changes nothing. One call evaluates the cell once.
+
+    Paper: Eqs. (5), (7), (8).
+
+    Arguments:
+        cell: The backbone :math:`f_{\phi'}`, called as `cell(z, x)`.
+        readout: Adds the time, called as `readout(value, t)`; `LinearReadout` is the paper's.
+        boundary: c_skip and c_out.
+        mixing: The relaxation β of Eq. (4), in (0, 1].
+        accelerate: Whether P mixes two points; False is the paper's "w/o AA".
+        detach_weights: Treat α as constants in the backward pass, which the released code does not
+            and the paper does not say.
+        batched: Whether the first dimension of a state counts samples, each with its own α.
+
+    Raises:
+        ValueError: When `mixing` is outside (0, 1].
+    """
+
+    def __init__(
+        self,
+        cell: nn.Module,
+        readout: nn.Module,
+        *,
+        boundary: Boundary = Boundary(),
+        mixing: float = 1.0,
+        accelerate: bool = True,
+        detach_weights: bool = False,
+        batched: bool = True,
+    ) -> None:
+        super().__init__()
+        require_fraction("mixing", mixing, "the relaxation β of Eq. (4)")
+        self.cell, self.readout, self.boundary = cell, readout, boundary
+        self.mixing, self.accelerate = mixing, accelerate
+        self.detach_weights, self.batched = detach_weights, batched
+
+    @classmethod
+    def from_teacher(
+        cls,
+        teacher: Teacher,
+        *,
+        readout: nn.Module | None = None,
+        boundary: Boundary = Boundary(),
+        mixing: float = 1.0,
+        accelerate: bool = True,
+        detach_weights: bool = False,
+        train_cell: bool = True,
+    ) -> Self:
+        """A student that starts as its teacher: h ≡ f, by a copy of the cell and an identity readout.
+
+        Arguments:
+            teacher: The model to copy; it is left alone.
+            readout: Another readout than the teacher's own fresh one.
+            boundary: c_skip and c_out.
+            mixing: The relaxation β.
+            accelerate: Whether P mixes two points.
+            detach_weights: Whether α are constants in the backward pass.
+            train_cell: False freezes the copied cell, as the released code does.
+        """
+        cell = deepcopy(teacher.deq.cell).requires_grad_(train_cell)
+        return cls(
+            cell,
+            teacher.readout() if readout is None else readout,
+            boundary=boundary,
+            mixing=mixing,
+            accelerate=accelerate,
+            detach_weights=detach_weights,
+            batched=teacher.deq.batched,
+        )
+
+    def estimate(self, z: State, t: Time, x: Context) -> State:
+        """h(z, t, x) of Eq. (8): the one evaluation of the cell."""
+        return self.readout(self.cell(z, x), t)
+
+    def forward(
+        self, z: State, t: Time, x: Context, previous: History | None = None
+    ) -> tuple[State, History]:
+        """g(z, t, x), and the history to pass to the next call.
+
+        Arguments:
+            z: The current point.
+            t: Its virtual time: one for all samples, or one a sample.
+            x: The context.
+            previous: What the previous call returned; None on the first.
+        """
+        layout = Layout.of(z, batched=self.batched)
+        h = self.estimate(z, t, x)
+        z_flat, h_flat = layout.pack(z), layout.pack(h)
+        p = self._accelerated(layout, z_flat, h_flat, previous)
+        c_skip, c_out = (c.to(p.dtype).reshape(-1, 1) for c in self.boundary(t))
+        return layout.unpack(c_skip * z_flat + c_out * p), History(z, h)
+
+    def _accelerated(self, layout: Layout, z: Flat, h: Flat, previous: History | None) -> Flat:
+        """P of Eq. (7)."""
+        p = _relax(z, h, self.mixing)
+        if previous is None or not self.accelerate:
+            return p
+        z_before, h_before = layout.pack(previous.z), layout.pack(previous.h)
+        alpha = self._weight(h - z, h_before - z_before)
+        return torch.lerp(_relax(z_before, h_before, self.mixing), p, alpha)
+
+    def _weight(self, residual: Flat, before: Flat) -> Tensor:
+        if self.detach_weights:
+            residual, before = residual.detach(), before.detach()
+        return two_point_weight(residual, before).unsqueeze(1)
+
+
+def _relax(z: Flat, h: Flat, beta: float) -> Flat:
+    return h if beta == 1.0 else torch.lerp(z, h, beta)

@@ -1,0 +1,1 @@
+"""Fixed points: solvers, the run, adjoints, the DEQ layer. Needs torch alone."""

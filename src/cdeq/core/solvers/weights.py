@@ -1,0 +1,85 @@
+"""The weights of Anderson acceleration, guarded against every degenerate window.
+
+Both routes minimise ‖Σ αᵢ rᵢ‖ subject to Σ αᵢ = 1; both return the newest state's unit vector, which
+is a Picard step, where the problem has no usable answer. Neither raises on a singular system, and
+neither synchronises with the host.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cdeq.typing import Flat, PerSample
+
+Weights = Float[Tensor, "b m"]
+
+SOLVED_IN = torch.float64
+"""The (m + 1)² system is tiny: solving it in double precision costs nothing and loses nothing."""
+
+
+def window_weights(gram: Float[Tensor, "b m m"], newest: int, noise: float, ridge: float) -> Weights:
+    r"""Weights of a window of residuals from their Gram matrix.
+
+    With :math:`D` the diagonal of :math:`G_{ij} = r_i^\top r_j` and
+    :math:`C = D^{-1/2} G D^{-1/2} + \lambda I`,
+
+    .. math:: \alpha \propto D^{-1/2} \, C^{-1} \, D^{-1/2} \mathbf 1 , \qquad
+        \mathbf 1^\top \alpha = 1 .
+
+    Scaling each residual by its own size, instead of all by the mean diagonal, keeps the ridge
+    harmless while residuals shrink by orders of magnitude inside one window. The ridge is raised a
+    thousandfold where the Cholesky factorisation fails, and a row that still fails falls back to
+    Picard's weights.
+
+    Arguments:
+        gram: The Gram matrices G.
+        newest: Where in the window the current state stands.
+        noise: The relative rounding error of the entries of G: the floor of λ.
+        ridge: What λ adds to that floor.
+
+    Example:
+        >>> window_weights(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), 1, noise=1e-15, ridge=0.0)
+        tensor([[0.5000, 0.5000]], dtype=torch.float64)
+        >>> window_weights(torch.zeros(1, 2, 2), newest=1, noise=1e-15, ridge=0.0)
+        tensor([[0., 1.]], dtype=torch.float64)
+    """
+    gram = gram.to(SOLVED_IN)
+    size = torch.diagonal(gram, dim1=1, dim2=2)
+    scale = size.clamp_min(torch.finfo(SOLVED_IN).tiny).rsqrt()
+    picard = torch.zeros_like(size)
+    picard[:, newest] = 1.0
+    alpha = picard
+    for shift in (1e3 * (ridge + noise), ridge + noise):
+        candidate = _normal_equations(gram * scale.unsqueeze(1) * scale.unsqueeze(2), scale, shift)
+        usable = torch.isfinite(candidate).all(1, keepdim=True) & (size[:, newest, None] > 0)
+        alpha = torch.where(usable, candidate, alpha)
+    return alpha
+
+
+def _normal_equations(correlation: Tensor, scale: Tensor, shift: float) -> Weights:
+    """Unnormalised infinities and failed factorisations come out as NaN, for the caller to replace."""
+    eye = torch.eye(scale.shape[1], dtype=scale.dtype, device=scale.device)
+    factor, info = torch.linalg.cholesky_ex(correlation + shift * eye)
+    failed = (info != 0).reshape(-1, 1, 1)
+    factor = torch.where(failed, eye, factor)
+    solution = torch.cholesky_solve(scale.unsqueeze(2), factor).squeeze(2) * scale
+    return torch.where(failed.squeeze(2), torch.nan, solution / solution.sum(1, keepdim=True))
+
+
+def two_point_weight(residual: Flat, previous: Flat) -> PerSample:
+    r"""The current state's weight in a window of two, in closed form.
+
+    .. math:: \alpha = - \frac{r_{k-1}^\top (r_k - r_{k-1})}{\|r_k - r_{k-1}\|^2}
+
+    minimises :math:`\| \alpha \, r_k + (1 - \alpha) \, r_{k-1} \|`. Where the two residuals coincide
+    to rounding, every α is a minimiser and the answer is 1: a repeated history is no history.
+
+    Example:
+        >>> two_point_weight(torch.tensor([[1.0], [2.0]]), torch.tensor([[-1.0], [2.0]]))
+        tensor([0.5000, 1.0000])
+    """
+    change = residual - previous
+    square = change.square().sum(1)
+    noise = torch.finfo(residual.dtype).eps ** 2 * previous.square().sum(1)
+    distinct = square > 16 * noise
+    return torch.where(distinct, -(previous * change).sum(1) / square.where(distinct, 1.0), 1.0)

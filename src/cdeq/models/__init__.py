@@ -1,0 +1,1 @@
+"""Models: each domain imports `base` and the core, never another domain."""

@@ -1,0 +1,13 @@
+"""Result files, and the tables and pictures made from cdeq.report.merging import merge as merge
+from cdeq.report.metrics import METRICS as METRICS
+from cdeq.report.metrics import Metric as Metric
+from cdeq.report.metrics import find_metric as find_metric
+from cdeq.report.plots import curve as curve
+from cdeq.report.plots import draw as draw
+from cdeq.report.results import Results as Results
+from cdeq.report.rows import MODELS as MODELS
+from cdeq.report.rows import Key as Key
+from cdeq.report.rows import Row as Row
+from cdeq.report.rows import sort_models as sort_models
+from cdeq.report.tables import Table as Table
+from cdeq.report.tables import pivot as pivot

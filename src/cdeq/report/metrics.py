@@ -1,0 +1,113 @@
+"""What a metric's numbers mean: which way is better, how many digits, which axis.
+
+A metric is registered once, and names a family: `relative_error` also covers `relative_error_p95`.
+"""
+
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One kind of number in a result file.
+
+    Arguments:
+        name: Its name in `Row.metric`; longer names that continue it after `_` belong to it too.
+        higher: Whether a higher value is better.
+        spec: Chooses the format specification for a value; the spread is shown in the same one.
+        log: Whether a picture shows it on a logarithmic axis.
+        level: Whether the converged teacher's value is a level that few steps should reach. Not
+            so for residuals, where it only tells at which tolerance the solve was stopped.
+
+    Example:
+        >>> find_metric("accuracy").show(0.96666, 0.0021)
+        '0.967 ± 0.002'
+    """
+
+    name: str
+    higher: bool
+    spec: Callable[[float], str]
+    log: bool = False
+    level: bool = True
+
+    @property
+    def arrow(self) -> str:
+        """The direction that is better, as an arrow.
+
+        Example:
+            >>> find_metric("accuracy").arrow, find_metric("perplexity").arrow
+            ('↑', '↓')
+        """
+        return "↑" if self.higher else "↓"
+
+    def show(self, value: float, spread: float | None = None) -> str:
+        """Writes a value, and its spread if there is one, with a sensible number of digits.
+
+        The spread of a value that is not finite says nothing and is left out.
+
+        Arguments:
+            value: Any number, `inf` and `nan` included.
+            spread: A standard deviation, or `None` where there is only one seed.
+
+        Example:
+            >>> find_metric("relative_error").show(0.0342, 0.0018)
+            '3.4e-02 ± 1.8e-03'
+            >>> find_metric("relative_residual").show(float("inf"), float("nan"))
+            'inf'
+        """
+        spec = self.spec(value)
+        if spread is None or not math.isfinite(value):
+            return f"{value:{spec}}"
+        return f"{value:{spec}} ± {spread:{spec}}"
+
+
+def _three_decimals(value: float) -> str:
+    return ".3f"
+
+
+def _two_digits(value: float) -> str:
+    return ".1e"
+
+
+def _one_or_two_decimals(value: float) -> str:
+    return ".2f" if abs(value) < 100 else ".1f"
+
+
+METRICS = (
+    Metric(name="accuracy", higher=True, spec=_three_decimals),
+    Metric(name="perplexity", higher=False, spec=_one_or_two_decimals, log=True),
+    Metric(name="relative", higher=False, spec=_two_digits, log=True, level=False),
+)
+"""Every metric the project reports; `relative` is the family of relative errors and residuals."""
+
+
+def find_metric(name: str) -> Metric:
+    """Finds the metric that a name in a result file belongs to.
+
+    Arguments:
+        name: A registered name, alone or continued after `_`.
+
+    Raises:
+        ValueError: If no metric of `METRICS` covers the name, because then nobody knows whether
+            a higher value is better.
+
+    Example:
+        >>> find_metric("relative_residual").higher
+        False
+        >>> find_metric("acuracy")
+        Traceback (most recent call last):
+        ValueError: `metric` must be one whose better direction is known (accuracy, perplexity, \
+relative, alone or continued after `_`); got 'acuracy', did you mean 'accuracy'?
+    """
+    for metric in METRICS:
+        if name == metric.name or name.startswith(f"{metric.name}_"):
+            return metric
+    known = [metric.name for metric in METRICS]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "add it to `cdeq.report.METRICS`."
+    raise ValueError(
+        "`metric` must be one whose better direction is known "
+        f"({', '.join(known)}, alone or continued after `_`); got {name!r}, {hint}"
+    )

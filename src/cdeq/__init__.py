@@ -6,8 +6,8 @@ from cdeq.consistency.pairs import EndpointAugmentation as EndpointAugmentation
 from cdeq.consistency.pairs import Window as Window
 from cdeq.consistency.pairs import sample_indices as sample_indices
 from cdeq.consistency.pairs import window as window
-from cdeq.consistency.readout import LinearReadout as LinearReadout
-from cdeq.consistency.readout import MLPReadout as MLPReadout
+from cdeq.core.readout import LinearReadout as LinearReadout
+from cdeq.core.readout import MLPReadout as MLPReadout
 from cdeq.consistency.refine import refine as refine
 from cdeq.consistency.student import ConsistencyDEQ as ConsistencyDEQ
 from cdeq.consistency.student import History as History
@@ -20,6 +20,8 @@ from cdeq.core.adjoint import Adjoint as Adjoint
 from cdeq.core.adjoint import Implicit as Implicit
 from cdeq.core.adjoint import JacobianFree as JacobianFree
 from cdeq.core.adjoint import Phantom as Phantom
+from cdeq.core.cell import Cell as Cell
+from cdeq.core.cell import bind as bind
 from cdeq.core.deq import DEQ as DEQ
 from cdeq.core.norms import absolute as absolute
 from cdeq.core.norms import relative as relative

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from cdeq.consistency.pairs import Window
-from cdeq.consistency.student import ConsistencyDEQ
+from cdeq.consistency.student import ConsistencyDEQ, StudentStep
 from cdeq.consistency.time import TimeSpan
 from cdeq.core.state import Layout
 from cdeq.typing import Context, PerSample, State
@@ -104,10 +104,12 @@ class DistillationLoss:
                 "`task_weight` > 0 weighs a task loss (λ₂ of Eq. 11), and none came; pass `task`, or "
                 "set `task_weight=0` to distil without labels."
             )
-        later = _consistency(student, window, 2, x)
-        earlier = _consistency(student, window, 1, x) if self.reverse_pair else later
+        step = student.bind(x)
+        later = _consistency(step, student.accelerate, window, 2)
+        earlier = _consistency(step, student.accelerate, window, 1) if self.reverse_pair else later
         with torch.no_grad():
-            goal = _consistency(target, window, 2 if self.reverse_pair else 1, x)
+            at = 2 if self.reverse_pair else 1
+            goal = _consistency(target.bind(x), target.accelerate, window, at)
         layout = Layout.of(later, batched=student.batched)
         anchor = self.distance(layout.pack(later), layout.pack(window.endpoint))
         local = self.distance(layout.pack(earlier), layout.pack(goal))
@@ -120,15 +122,12 @@ class DistillationLoss:
     ) -> Tensor:
         if task is None or self.task_weight == 0.0:
             return torch.zeros_like(like)
-        early = (span.normalize(t) <= self.task_horizon).to(like.dtype)
+        early = (span.normalize(t) <= self.task_horizon).to(like)
         losses = task(z) * early
         return losses.sum() / early.expand(losses.shape).sum().clamp_min(1.0)
 
 
-def _consistency(student: ConsistencyDEQ, window: Window, at: int, x: Context) -> State:
-    """g at point `at` of the window, with the point before it as history (two evaluations)."""
-    z, t = window.z[at], window.t[at]
-    if not student.accelerate:
-        return student(z, t, x)[0]
-    _, history = student(window.z[at - 1], window.t[at - 1], x)
-    return student(z, t, x, history)[0]
+def _consistency(step: StudentStep, accelerate: bool, window: Window, at: int) -> State:
+    """g at point `at` of the window; with acceleration, the point before it is its history."""
+    history = step(window.z[at - 1], window.t[at - 1], None)[1] if accelerate else None
+    return step(window.z[at], window.t[at], history)[0]

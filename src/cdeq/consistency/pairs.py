@@ -59,6 +59,9 @@ def window(trajectory: tuple[State, ...], schedule: Schedule, k: Index) -> Windo
 def select(trajectory: tuple[State, ...], k: Index) -> State:
     """The state of iteration k; with one index a sample, each sample's own.
 
+    Raises:
+        ValueError: When there are several indices, but not one a sample.
+
     Example:
         >>> trajectory = (torch.tensor([[0.0], [0.0]]), torch.tensor([[1.0], [10.0]]))
         >>> select(trajectory, torch.tensor([1, 0]))
@@ -67,9 +70,16 @@ def select(trajectory: tuple[State, ...], k: Index) -> State:
     """
     if k.ndim == 0:
         return trajectory[int(k)]
-    rows = torch.arange(k.shape[0], device=k.device)
-    columns = zip(*(tensors(z) for z in trajectory), strict=True)
-    return like(trajectory[0], tuple(torch.stack(column)[k, rows] for column in columns))
+    samples = tensors(trajectory[0])[0].shape[:1]
+    if k.shape != samples:
+        raise ValueError(
+            "k is one index for all samples or one a sample, along a state's first dimension; got "
+            f"{tuple(k.shape)} indices for {tuple(samples)} samples."
+        )
+    chosen = tuple(tensors(trajectory[i]) for i in k.tolist())
+    columns = zip(*chosen, strict=True)
+    rows = tuple(torch.stack([part[row] for row, part in enumerate(c)]) for c in columns)
+    return like(trajectory[0], rows)
 
 
 def sample_indices(

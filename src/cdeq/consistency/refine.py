@@ -1,6 +1,6 @@
 """Multi-step inference (Algorithm 1): one evaluation a step."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -14,14 +14,9 @@ class Student(Protocol):
     The memory is None before the first step; what a step returns goes into the next one.
     """
 
-    def __call__(
-        self,
-        z: State,
-        t: Tensor,
-        x: Context,
-        memory: Any,  # noqa: ANN401 - each student's own
-        /,
-    ) -> tuple[State, Any]: ...
+    def bind(self, x: Context) -> "Callable[[State, Tensor, Any], tuple[State, Any]]":
+        """The step (z, t, memory) ↦ (z, memory) for one context."""
+        ...
 
 
 def refine(student: Student, x: Context, z0: State, times: Iterable[Tensor]) -> Iterator[State]:
@@ -39,11 +34,14 @@ def refine(student: Student, x: Context, z0: State, times: Iterable[Tensor]) -> 
 
     Example:
         >>> import torch
-        >>> halve = lambda z, t, x, memory: (z / 2, memory)
-        >>> [z.item() for z in refine(halve, None, torch.ones(()), torch.zeros(3))]
+        >>> class Halve:
+        ...     def bind(self, x):
+        ...         return lambda z, t, memory: (z / 2, memory)
+        >>> [z.item() for z in refine(Halve(), None, torch.ones(()), torch.zeros(3))]
         [0.5, 0.25, 0.125]
     """
+    step = student.bind(x)
     z, memory = z0, None
     for t in times:
-        z, memory = student(z, t, x, memory)
+        z, memory = step(z, t, memory)
         yield z

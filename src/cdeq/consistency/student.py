@@ -1,19 +1,25 @@
 """The consistency DEQ: a map from any point of the teacher's path straight to its end."""
 
+from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from cdeq.consistency.readout import Time
+from cdeq.core.readout import LinearReadout, MLPReadout, Time
 from cdeq.consistency.time import Boundary
+from cdeq.core.cell import bind
 from cdeq.core.deq import DEQ
 from cdeq.core.solvers.base import require_fraction
 from cdeq.core.solvers.weights import two_point_weight
 from cdeq.core.state import Layout
-from cdeq.typing import Context, Flat, State
+from cdeq.errors import StoreError
+from cdeq.plain import from_plain, to_plain
+from cdeq.pretrained import check_kind, load_folder, save_folder
+from cdeq.typing import Context, Flat, Map, State
 
 
 class History(NamedTuple):
@@ -23,6 +29,10 @@ class History(NamedTuple):
     """z_{t_{j-1}}."""
     h: State
     """h(z_{t_{j-1}}, t_{j-1}, x)."""
+
+
+StudentStep = Callable[[State, Tensor, History | None], tuple[State, History]]
+"""One step with the context bound: (z, t, previous) ↦ (g, history)."""
 
 
 class Teacher(Protocol):
@@ -104,7 +114,7 @@ class ConsistencyDEQ(nn.Module):
         cell = deepcopy(teacher.deq.cell).requires_grad_(train_cell)
         return cls(
             cell,
-            teacher.readout() if readout is None else readout,
+            _placed(teacher.readout(), cell) if readout is None else readout,
             boundary=boundary,
             mixing=mixing,
             accelerate=accelerate,
@@ -114,7 +124,12 @@ class ConsistencyDEQ(nn.Module):
 
     def estimate(self, z: State, t: Time, x: Context) -> State:
         """h(z, t, x) of Eq. (8): the one evaluation of the cell."""
-        return self.readout(self.cell(z, x), t)
+        return self.readout(bind(self.cell, x)(z), t)
+
+    def bind(self, x: Context) -> StudentStep:
+        """The student for one context, its cell's constant work done once for all steps."""
+        f = bind(self.cell, x)
+        return lambda z, t, previous: self._step(f, z, t, previous)
 
     def forward(
         self, z: State, t: Time, x: Context, previous: History | None = None
@@ -127,11 +142,16 @@ class ConsistencyDEQ(nn.Module):
             x: The context.
             previous: What the previous call returned; None on the first.
         """
+        return self.bind(x)(z, t, previous)
+
+    def _step(
+        self, f: Map, z: State, t: Time, previous: History | None
+    ) -> tuple[State, History]:
         layout = Layout.of(z, batched=self.batched)
-        h = self.estimate(z, t, x)
+        h = self.readout(f(z), t)
         z_flat, h_flat = layout.pack(z), layout.pack(h)
         p = self._accelerated(layout, z_flat, h_flat, previous)
-        c_skip, c_out = (c.to(p.dtype).reshape(-1, 1) for c in self.boundary(t))
+        c_skip, c_out = (c.to(p).reshape(-1, 1) for c in self.boundary(t))
         return layout.unpack(c_skip * z_flat + c_out * p), History(z, h)
 
     def _accelerated(self, layout: Layout, z: Flat, h: Flat, previous: History | None) -> Flat:
@@ -147,6 +167,47 @@ class ConsistencyDEQ(nn.Module):
         if self.detach_weights:
             residual, before = residual.detach(), before.detach()
         return two_point_weight(residual, before).unsqueeze(1)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the student to a folder: weights as safetensors, settings as JSON."""
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        readout = type(self.readout).__name__
+        save_folder(folder, self, {"kind": _KIND, "readout": readout, "settings": to_plain(settings)})
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, teacher: Teacher) -> Self:
+        """Read a student from a folder or a hub repository.
+
+        Arguments:
+            source: The folder.
+            teacher: Its teacher, or another model of the same architecture: it gives the cell's form.
+
+        Raises:
+            StoreError: When the folder is damaged, or its weights do not fit the teacher's cell.
+        """
+        config, weights = load_folder(source)
+        check_kind(config, _KIND, source)
+        settings = dict(config["settings"])
+        settings["boundary"] = from_plain(Boundary, settings["boundary"])
+        readout = teacher.readout()
+        if config["readout"] == MLPReadout.__name__ and isinstance(readout, LinearReadout):
+            readout = MLPReadout(readout.features, axis=readout.axis)
+        student = cls.from_teacher(teacher, readout=readout, **settings)
+        try:
+            student.load_state_dict(weights)
+        except RuntimeError as error:
+            raise StoreError(f"{source} does not fit this teacher's cell and readout: {error}") from error
+        return student.eval()
+
+
+_KIND = "ConsistencyDEQ"
+_SETTINGS = ("boundary", "mixing", "accelerate", "detach_weights")
+
+
+def _placed(readout: nn.Module, cell: nn.Module) -> nn.Module:
+    """The readout where the cell's parameters are, in their precision."""
+    parameter = next(cell.parameters(), None)
+    return readout if parameter is None else readout.to(parameter)
 
 
 def _relax(z: Flat, h: Flat, beta: float) -> Flat:

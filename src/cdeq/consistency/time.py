@@ -78,7 +78,8 @@ class ExponentialSchedule(Schedule):
 
     .. math:: t_k = \epsilon + (1 - e^{-\rho k}) (T - \epsilon)
 
-    It never reaches T: the teacher's last state has :math:`t_K < T`.
+    It never reaches T: the teacher's last state has :math:`t_K < T`. In float32 neighbouring times
+    become equal from about ρ k = 16 on; pass k in float64 where that matters.
 
     Paper: Eq. (6); for inference Appendix B.3 writes :math:`1 - \beta^j`, the same with
     :math:`\beta = e^{-\rho}`.
@@ -151,7 +152,8 @@ class PowerSchedule(Schedule):
                 "make `steps` the teacher's budget."
             )
         low, high = self.span.eps ** (1 / self.power), self.span.end ** (1 / self.power)
-        return self.span.normalize((low + k / self.steps * (high - low)) ** self.power)
+        tau = self.span.normalize((low + k / self.steps * (high - low)) ** self.power)
+        return tau.clamp(0.0, 1.0)  # rounding of the power reaches past both ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,5 +188,6 @@ class Boundary:
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The pair (c_skip, c_out), each in the shape of t."""
-        c_skip = self.span.normalize(t) ** self.power
+        tau = self.span.normalize(t).clamp_min(0.0)  # below 0 by rounding, a fractional γ gives NaN
+        c_skip = tau**self.power
         return c_skip, 1.0 - c_skip

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cdeq.core.solve import Solution, solve
+from cdeq.core.norms import relative
+from cdeq.core.solve import Solution, require_budget, require_tolerance, solve
 from cdeq.core.solvers import Anderson, Solver
 from cdeq.core.solvers.base import require_fraction
 from cdeq.core.state import Layout, detach, like, tensors
@@ -53,6 +54,10 @@ class Implicit(Adjoint):
         tol: Its tolerance; None spends the budget to the last product.
         on_backward: Called with the backward `Solution`, for those who log its residuals.
 
+    Raises:
+        ValueError: When `max_steps` < 1, or, on attaching, when `tol` cannot be met in the state's
+            precision.
+
     References:
         | Deep Equilibrium Models (Bai, Kolter & Koltun, 2019), Theorem 1
         | https://arxiv.org/abs/1909.01377
@@ -71,8 +76,12 @@ class Implicit(Adjoint):
     tol: float | None = 1e-6
     on_backward: Callable[[Solution], None] | None = None
 
+    def __post_init__(self) -> None:
+        require_budget(self.max_steps)
+
     def attach(self, f: Map, z: State, *, batched: bool = True) -> State:
         layout = Layout.of(z, batched=batched)
+        require_tolerance(self.tol, relative, layout.dtype)  # here, not in the middle of a backward
         start = layout.pack(detach(z)).requires_grad_()
         value = layout.lift(f)(start)
         return layout.unpack(_SolveBackward.apply(value, start, self))

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from cdeq.core.adjoint import Adjoint, Implicit
-from cdeq.core.solve import Solution, solve
+from cdeq.core.cell import bind
+from cdeq.core.solve import Solution, require_budget, solve
 from cdeq.core.solvers import Anderson, Solver
 from cdeq.typing import Context, State
 
@@ -20,12 +21,15 @@ class DEQ(nn.Module):
     Paper: Eq. (1).
 
     Arguments:
-        cell: The map f, called as `cell(z, x)`.
+        cell: The map f, called as `cell(z, x)`; a `Cell` may prepare x once a solve.
         solver: How to find the fixed point.
         adjoint: How to differentiate it.
         max_steps: The budget of evaluations of f.
         tol: Stop a sample at this relative residual; None spends the budget.
         batched: Whether the first dimension of a state counts samples.
+
+    Raises:
+        ValueError: When `max_steps` < 1.
 
     Example:
         >>> from cdeq import DEQ
@@ -48,6 +52,7 @@ class DEQ(nn.Module):
         batched: bool = True,
     ) -> None:
         super().__init__()
+        require_budget(max_steps)
         self.cell = cell
         self.solver, self.adjoint = solver, adjoint
         self.max_steps, self.tol, self.batched = max_steps, tol, batched
@@ -56,9 +61,10 @@ class DEQ(nn.Module):
         self, x: Context, z0: State, *, max_steps: int | None = None, record: bool = False
     ) -> Solution:
         """Solve for the context x from z0, within `max_steps` evaluations (default: the layer's own)."""
+        f = bind(self.cell, x)  # once: the adjoint differentiates the very map that was solved
         with torch.no_grad():
             solution = solve(
-                lambda z: self.cell(z, x),
+                f,
                 z0,
                 self.solver,
                 max_steps=self.max_steps if max_steps is None else max_steps,
@@ -68,5 +74,5 @@ class DEQ(nn.Module):
             )
         if not torch.is_grad_enabled():
             return solution
-        z = self.adjoint.attach(lambda z: self.cell(z, x), solution.z, batched=self.batched)
+        z = self.adjoint.attach(f, solution.z, batched=self.batched)
         return replace(solution, z=z)

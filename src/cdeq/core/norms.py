@@ -20,7 +20,7 @@ def absolute(residual: Flat, value: Flat) -> PerSample:
         >>> absolute(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2))
         tensor([5.])
     """
-    return torch.linalg.vector_norm(residual, dim=1)
+    return _length(residual)
 
 
 def relative(residual: Flat, value: Flat) -> PerSample:
@@ -28,11 +28,18 @@ def relative(residual: Flat, value: Flat) -> PerSample:
 
     The paper divides by :math:`\|z\|` (Section 4.2), which its own initial state z₀ = 0 makes
     infinite; the two agree in the limit. A row with f(z) = 0 counts as its absolute residual over the
-    smallest positive number, so that only an exact zero is small.
+    smallest positive number, so that only an exact zero is small. A row so large that its norm
+    overflows is not finite: dividing by infinity would make divergence look like convergence.
 
     Example:
         >>> relative(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 50.0]]))
         tensor([0.1000])
     """
-    size = torch.linalg.vector_norm(value, dim=1)
-    return torch.linalg.vector_norm(residual, dim=1) / size.clamp_min(torch.finfo(size.dtype).tiny)
+    size = _length(value)
+    error = _length(residual) / size.clamp_min(torch.finfo(size.dtype).tiny)
+    return torch.where(torch.isfinite(size), error, size)
+
+
+def _length(rows: Flat) -> PerSample:
+    """The norm of each row, summed in float32 or better."""
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(rows.dtype, torch.float32))

@@ -34,17 +34,24 @@ def jacobian_penalty(
         batched: Whether the first dimension counts samples.
         generator: The source of ε.
 
+    Raises:
+        ValueError: When `probes` < 1.
+
     Example:
         >>> bool(jacobian_penalty(lambda z: 0.5 * z, torch.zeros(1, 1000)).sub(0.25).abs() < 0.05)
         True
     """
+    if probes < 1:
+        raise ValueError(f"`probes` counts the random vectors that are averaged, ≥ 1; got {probes}.")
     start, value = _linearised(f, z, batched)
     total = torch.zeros(start.shape[0], dtype=start.dtype, device=start.device)
     for _ in range(probes):
         probe = torch.randn(
             start.shape, dtype=start.dtype, device=start.device, generator=generator
         )
-        (product,) = torch.autograd.grad(value, start, probe, create_graph=True)
+        (product,) = torch.autograd.grad(
+            value, start, probe, retain_graph=True, create_graph=torch.is_grad_enabled()
+        )
         total = total + product.square().mean(1)
     return total / probes
 
@@ -69,6 +76,9 @@ def spectral_radius(
         batched: Whether the first dimension counts samples.
         generator: The source of the first vector.
 
+    Raises:
+        ValueError: When `steps` < 2.
+
     Example:
         >>> rotation = torch.tensor([[0.0, -0.9], [0.9, 0.0]])
         >>> spectral_radius(lambda z: z @ rotation.T, torch.zeros(1, 2))
@@ -76,8 +86,7 @@ def spectral_radius(
     """
     if steps < 2:
         raise ValueError(f"`steps` counts power iterations, half of which are averaged: ≥ 2; got {steps}.")
-    with torch.enable_grad():
-        start, value = _linearised(f, z, batched)
+    start, value = _linearised(f, z, batched)
     v = torch.randn(start.shape, dtype=start.dtype, device=start.device, generator=generator)
     growth: list[Tensor] = []
     for _ in range(steps):
@@ -90,4 +99,5 @@ def spectral_radius(
 def _linearised(f: Map, z: State, batched: bool) -> tuple[Tensor, Tensor]:
     layout = Layout.of(z, batched=batched)
     start = layout.pack(detach(z)).requires_grad_()
-    return start, layout.lift(f)(start)
+    with torch.enable_grad():  # a diagnosis is also wanted where no gradient is
+        return start, layout.lift(f)(start)

@@ -88,7 +88,7 @@ def iterate(
         5 0.6543 0.1754
     """
     layout = Layout.of(z0, batched=batched)
-    _check_tolerance(tol, norm, layout.dtype)
+    require_tolerance(tol, norm, layout.dtype)
     z = layout.pack(z0)
     packed_f, state = layout.lift(f), solver.init(z)
     active = torch.ones(layout.samples, dtype=torch.bool, device=layout.device)
@@ -189,8 +189,7 @@ def solve(
         >>> solution.z, solution.nfe, solution.status.name
         (tensor([[0.7391]]), 6, 'CONVERGED')
     """
-    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
-        raise ValueError(f"`max_steps` is the number of evaluations of f, at least 1; got {max_steps!r}.")
+    require_budget(max_steps)
     layout = Layout.of(z0, batched=batched)
     run = islice(iterate(f, z0, solver, tol=tol, norm=norm, batched=batched), max_steps)
     z, trajectory, errors, moved = z0, [z0], [], []
@@ -222,7 +221,7 @@ class _Leader:
     def challenge(self, z: State, error: Tensor) -> "_Leader":
         if self.error is None:
             return _Leader(self.layout, z, error)
-        better = (error < self.error) | ~torch.isfinite(self.error)
+        better = (error < self.error) | (torch.isfinite(error) & ~torch.isfinite(self.error))
         rows = torch.where(better.unsqueeze(1), self.layout.pack(z), self.z)
         return _Leader(self.layout, self.layout.unpack(rows), torch.where(better, error, self.error))
 
@@ -251,7 +250,22 @@ def relative_error(z: State, target: State, *, batched: bool = True) -> PerSampl
     return relative(layout.pack(like(target, tensors(z))) - goal, goal)
 
 
-def _check_tolerance(tol: float | None, norm: Norm, dtype: torch.dtype) -> None:
+def require_budget(max_steps: int) -> None:
+    """Refuse a budget that is not a whole number of evaluations, at least one.
+
+    Raises:
+        ValueError: Says what came.
+    """
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
+        raise ValueError(f"`max_steps` is the number of evaluations of f, at least 1; got {max_steps!r}.")
+
+
+def require_tolerance(tol: float | None, norm: Norm, dtype: torch.dtype) -> None:
+    """Refuse a tolerance that no state of this precision can meet.
+
+    Raises:
+        ValueError: Says what the precision resolves.
+    """
     if tol is None:
         return
     if not tol > 0.0:

@@ -4,6 +4,7 @@ Solvers see `(b, d)` only. A batched state has the samples along its first dimen
 (a graph, say) is a single sample, so its residual is one number.
 """
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -95,18 +96,19 @@ class Layout:
         """The state as rows `(b, d)`; a view when the state is one contiguous tensor.
 
         Raises:
+            TypeError: When it is no state at all.
             ValueError: When shape, dtype or device is not that of the layout.
         """
-        parts = tensors(state)
+        parts = _parts(state)
         self._match(parts)
-        rows = [part.reshape(self.samples, -1) for part in parts]
+        rows = [part.reshape(self.samples, self._width(part.shape)) for part in parts]
         return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
     def unpack(self, flat: Flat) -> State:
         """The inverse of `pack`, as views of the rows."""
         rows, start = [], 0
         for shape in self.shapes:
-            width = shape.numel() // max(self.samples, 1)
+            width = self._width(shape)
             rows.append(flat[:, start : start + width].view(shape))
             start += width
         return rows[0] if self.single else tuple(rows)
@@ -114,6 +116,10 @@ class Layout:
     def lift(self, f: Map) -> FlatMap:
         """The map f between states as a map between rows."""
         return lambda flat: self.pack(f(self.unpack(flat)))
+
+    def _width(self, shape: torch.Size) -> int:
+        """Features a sample; spelled out, since an empty batch leaves -1 undefined."""
+        return math.prod(shape[1:] if self.batched else shape)
 
     def _match(self, parts: tuple[Tensor, ...]) -> None:
         if tuple(part.shape for part in parts) != self.shapes:
@@ -129,7 +135,8 @@ class Layout:
                 )
 
 
-def _checked_parts(state: State) -> tuple[Tensor, ...]:
+def _parts(state: State) -> tuple[Tensor, ...]:
+    """The tensors of what should be a state: z0, or whatever f returned."""
     if not isinstance(state, Tensor) and not isinstance(cast(object, state), tuple):
         raise TypeError(f"a state is a tensor or a tuple of tensors; got {type(state).__name__}.")
     parts = tensors(state)
@@ -138,6 +145,11 @@ def _checked_parts(state: State) -> tuple[Tensor, ...]:
             "a state holds at least one floating-point tensor and nothing else; got "
             f"{[str(p.dtype) if isinstance(p, Tensor) else type(p).__name__ for p in parts]}."
         )
+    return parts
+
+
+def _checked_parts(state: State) -> tuple[Tensor, ...]:
+    parts = _parts(state)
     if len({(part.dtype, part.device) for part in parts}) != 1:
         raise ValueError(
             "the tensors of a state share one dtype and one device, since they are packed into rows; "

@@ -1,11 +1,16 @@
 """The one seam between domains and everything else."""
 
 from abc import ABC, abstractmethod
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor, nn
+from typing_extensions import Self
 
+from cdeq.core.cell import bind
 from cdeq.core.deq import DEQ
+from cdeq.plain import from_plain, to_plain
+from cdeq.pretrained import check_kind, load_folder, save_folder
 from cdeq.typing import Context, Map, PerSample, State
 
 Batch: TypeAlias = Any
@@ -17,10 +22,13 @@ class EquilibriumModel(nn.Module, ABC):
 
     .. math:: x = \text{encode}(\text{batch}), \qquad z^* = f(z^*, x), \qquad y = \text{decode}(z^*, x)
 
-    Training, distillation and evaluation know a model by these methods alone. A subclass sets `deq` in
-    its constructor.
+    Training, distillation and evaluation know a model by these methods alone. A subclass is built from
+    its `Spec` and sets `spec` and `deq` in its constructor.
     """
 
+    Spec: ClassVar[type]
+    """The frozen dataclass of a subclass's settings, its constructor's one argument."""
+    spec: Any
     deq: DEQ
 
     @abstractmethod
@@ -45,9 +53,26 @@ class EquilibriumModel(nn.Module, ABC):
 
     def bind(self, x: Context) -> Map:
         """The map z ↦ f(z, x)."""
-        return lambda z: self.deq.cell(z, x)
+        return bind(self.deq.cell, x)
 
     def forward(self, batch: Batch) -> Tensor:
         """The converged answer."""
         x = self.encode(batch)
         return self.decode(self.deq(x, self.initial(x)).z, x)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model to a folder: weights as safetensors, settings as JSON."""
+        save_folder(folder, self, {"kind": type(self).__name__, "spec": to_plain(self.spec)})
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> Self:
+        """Read a model from a folder or, with `huggingface_hub` installed, from a hub repository.
+
+        Raises:
+            StoreError: When the folder is damaged or holds another kind of model.
+        """
+        config, weights = load_folder(source)
+        check_kind(config, cls.__name__, source)
+        model = cls(from_plain(cls.Spec, config["spec"]))  # type: ignore[call-arg]
+        model.load_state_dict(weights)
+        return model.eval()

@@ -1,4 +1,10 @@
-"""Result files, and the tables and pictures made from cdeq.report.merging import merge as merge
+"""Result files, and the tables and pictures made from them.
+
+Everything here reads result JSON only: no tensor, no model, no torch. Matplotlib (extra `report`)
+is imported by the functions that draw.
+"""
+
+from cdeq.report.merging import merge as merge
 from cdeq.report.metrics import METRICS as METRICS
 from cdeq.report.metrics import Metric as Metric
 from cdeq.report.metrics import find_metric as find_metric

@@ -28,14 +28,11 @@ def merge(results: Sequence[Results]) -> Results:
         ValueError: If they do not line up, saying which do not.
 
     Example:
-        >>> row = lambda value, seed: Row("picard", 1, "accuracy", "test", value, None, (seed,))
-        >>> runs = [
-        ...     Results("digits", "digits", (row(value, seed),), {}, {}, f"cdeq demo --seed {seed}")
-        ...     for seed, value in enumerate([0.25, 0.5, 0.75])
-        ... ]
+        >>> rows = [Row("picard", 1, "accuracy", "test", k / 4, None, (k,)) for k in (1, 2, 3)]
+        >>> runs = [Results("digits", "digits", (row,), {}, {}, "cdeq demo") for row in rows]
         >>> merged = merge(runs).rows[0]
         >>> merged.value, merged.spread, merged.seeds
-        (0.5, 0.25, (0, 1, 2))
+        (0.5, 0.25, (1, 2, 3))
     """
     if not results:
         raise ValueError("merge() needs at least one result; got none.")
@@ -60,8 +57,8 @@ def _check_same(first: Results, other: Results, number: int) -> None:
                 f"merge() averages runs of one {name}; results[0] has {ours!r}, "
                 f"results[{number}] has {theirs!r}."
             )
-    rows = ([str(row.key) for row in result.rows] for result in (first, other))
-    _check_lines_up("row", *rows, number)
+    ours, theirs = ([str(row.key) for row in result.rows] for result in (first, other))
+    _check_lines_up("row", ours, theirs, number)
     _check_lines_up("cost", list(first.costs), list(other.costs), number)
 
 

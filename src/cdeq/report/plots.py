@@ -3,13 +3,12 @@
 import io
 import math
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cdeq.report.atomic import write_atomic
+from cdeq.atomic import write_atomic
 from cdeq.report.metrics import Metric, find_metric
 from cdeq.report.results import Results
 from cdeq.report.rows import Row, sort_models
@@ -50,7 +49,7 @@ def curve(
 
     Example:
         >>> import tempfile
-        >>> rows = tuple(Row("picard", k, "accuracy", "test", k / 8, None, (0,)) for k in (1, 2, 4))
+        >>> rows = tuple(Row("picard", k, "accuracy", "test", 0.5, None, (0,)) for k in (1, 2, 4))
         >>> results = Results("digits", "digits", rows, {}, {}, "cdeq demo")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     curve(results, "accuracy", "test", Path(folder) / "accuracy.png")
@@ -87,8 +86,9 @@ def draw(results: Results, metric: str, split: str, *, title: str | None = None)
         ImportError: If matplotlib is missing.
 
     Example:
-        >>> rows = tuple(Row("picard", k, "accuracy", "test", k / 8, None, (0,)) for k in (1, 2, 4))
-        >>> figure = draw(Results("digits", "digits", rows, {}, {}, "cdeq demo"), "accuracy", "test")
+        >>> rows = tuple(Row("picard", k, "accuracy", "test", 0.5, None, (0,)) for k in (1, 2, 4))
+        >>> results = Results("digits", "digits", rows, {}, {}, "cdeq demo")
+        >>> figure = draw(results, "accuracy", "test")
         >>> [float(x) for x in figure.axes[0].lines[0].get_xdata()]
         [1.0, 2.0, 4.0]
     """
@@ -106,12 +106,13 @@ def draw(results: Results, metric: str, split: str, *, title: str | None = None)
         figure = Figure()
         axes = figure.add_subplot()
         _set_budget_axis(axes, points)
-        axes.set_ylabel(f"{split} {metric.replace('_', ' ')} {kind.arrow}")
-        axes.set_title(f"{results.task}, recipe {results.recipe}" if title is None else title)
+        axes.set_ylabel(f"{split} {metric.replace('_', ' ')} ({kind.arrow} better)")
+        axes.set_title(_title(results) if title is None else title)
         if kind.log:
             _set_log_axis(axes, [row.value for row in points + levels if _can_show(row, kind)])
-        _draw_curves(axes, points, kind)
-        _draw_levels(axes, levels, kind)
+        looks = styles([row.model for row in points + levels])
+        _draw_curves(axes, points, kind, looks)
+        _draw_levels(axes, levels, kind, looks)
         figure.legend(loc="outside right center")
     return figure
 
@@ -128,10 +129,17 @@ def _look() -> Iterator[None]:
         yield
 
 
+def _title(results: Results) -> str:
+    if results.recipe == results.task:
+        return results.task
+    return f"{results.task} ({results.recipe})"
+
+
 def _levels(rows: Sequence[Row]) -> list[Row]:
     """The converged teacher, and the models that have no other row."""
     swept = {row.model for row in rows if row.nfe is not None} - {"teacher"}
-    return [row for row in rows if row.nfe is None and row.model not in swept]
+    levels = {row.model: row for row in rows if row.nfe is None and row.model not in swept}
+    return [levels[model] for model in sort_models(levels)]
 
 
 def _can_show(row: Row, kind: Metric) -> bool:
@@ -142,7 +150,6 @@ def _set_budget_axis(axes: "Axes", points: Sequence[Row]) -> None:
     ticks = _spaced(sorted({row.nfe for row in points if row.nfe is not None}))
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, labels=[str(nfe) for nfe in ticks])
-    axes.set_xticks([], minor=True)
     axes.set_xlabel("function evaluations (NFE)")
 
 
@@ -167,17 +174,18 @@ def _set_log_axis(axes: "Axes", values: Sequence[float]) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _draw_curves(axes: "Axes", points: Sequence[Row], kind: Metric) -> None:
+def _draw_curves(
+    axes: "Axes", points: Sequence[Row], kind: Metric, looks: dict[str, Style]
+) -> None:
     models = sort_models(row.model for row in points)
-    for model, style in styles(models).items():
-        rows = sorted((row for row in points if row.model == model), key=lambda row: row.nfe or 0)
-        _draw_curve(axes, rows, kind, style)
+    for model in sorted(models, key=lambda model: not looks[model].prominent):
+        rows = [row for row in points if row.model == model]
+        _draw_curve(axes, sorted(rows, key=lambda row: row.nfe or 0), kind, looks[model])
 
 
 def _draw_curve(axes: "Axes", rows: Sequence[Row], kind: Metric, style: Style) -> None:
-    x = [row.nfe for row in rows]
+    x = [float(row.nfe) for row in rows if row.nfe is not None]
     y = [row.value if _can_show(row, kind) else math.nan for row in rows]
-    spread = [row.spread if row.spread is not None else math.nan for row in rows]
     order = 3 if style.prominent else 2.5
     axes.plot(
         x,
@@ -192,10 +200,14 @@ def _draw_curve(axes: "Axes", rows: Sequence[Row], kind: Metric, style: Style) -
         markeredgewidth=0.6,
         zorder=order,
     )
-    least = sys.float_info.min if kind.log else -math.inf
-    low = [max(v - s, least) for v, s in zip(y, spread, strict=True)]
-    high = [v + s for v, s in zip(y, spread, strict=True)]
+    low, high = zip(*(_band(row, kind) for row in rows), strict=True)
     axes.fill_between(x, low, high, color=style.colour, alpha=0.16, linewidth=0, zorder=order - 1)
+
+
+def _band(row: Row, kind: Metric) -> tuple[float, float]:
+    if row.spread is None or not _can_show(row, kind):
+        return math.nan, math.nan
+    return row.value - row.spread, row.value + row.spread
 
 
 def _label(rows: Sequence[Row], kind: Metric) -> str:
@@ -203,15 +215,17 @@ def _label(rows: Sequence[Row], kind: Metric) -> str:
     return f"{rows[0].model}\n({', '.join(hidden)})" if hidden else rows[0].model
 
 
-def _draw_levels(axes: "Axes", levels: Sequence[Row], kind: Metric) -> None:
-    looks = styles([row.model for row in levels])
+def _draw_levels(
+    axes: "Axes", levels: Sequence[Row], kind: Metric, looks: dict[str, Style]
+) -> None:
     for row in levels:
-        teacher = row.model == "teacher"
+        teacher, colour = row.model == "teacher", looks[row.model].colour
         axes.axhline(
             row.value,
             label=f"{row.model}{', converged' * teacher}: {kind.show(row.value)}",
-            color=looks[row.model].colour,
+            color=colour,
             linestyle=":" if teacher else "-.",
             linewidth=1.6 if teacher else 1.0,
             zorder=2,
         )
+        axes.axhspan(*_band(row, kind), color=colour, alpha=0.1, linewidth=0, zorder=1)

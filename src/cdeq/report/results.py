@@ -17,9 +17,10 @@ import math
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from cdeq.errors import StoreError
-from cdeq.report.atomic import write_atomic
+from cdeq.atomic import write_atomic
 from cdeq.report.checks import check_number, check_text, is_int
 from cdeq.report.rows import Row
 from cdeq.report.strict_json import block, line, parse, record
@@ -154,15 +155,12 @@ def _render(results: Results) -> str:
 def _read_results(document: object) -> Results:
     if isinstance(document, dict) and "schema" in document:
         _check_schema(document["schema"])  # first, because another schema has other keys
-    found = record(document, ("schema", *_names_without_schema()))
+    found = record(document, [field.name for field in fields(Results)])
     if not isinstance(found["rows"], list):
         raise TypeError(f"`rows` must be a list; got {found['rows']!r:.40}.")
     rows = tuple(_read_row(number, row) for number, row in enumerate(found["rows"]))
-    return Results(**found | {"rows": rows})
-
-
-def _names_without_schema() -> list[str]:
-    return [field.name for field in fields(Results) if field.name != "schema"]
+    arguments: dict[str, Any] = found | {"rows": rows}
+    return Results(**arguments)
 
 
 def _read_row(number: int, document: object) -> Row:

@@ -131,9 +131,9 @@ class Row:
         found = record(document, (*Key._fields, "value", "spread", "seeds"))
         if not isinstance(found["seeds"], list):
             raise TypeError(f"`seeds` must be a list of integers; got {found['seeds']!r:.40}.")
-        key = {name: found[name] for name in Key._fields}
-        value, spread = _unspell(found["value"]), _unspell(found["spread"])
-        return cls(**key, value=value, spread=spread, seeds=tuple(found["seeds"]))
+        numbers = {name: _unspell(found[name]) for name in ("value", "spread")}
+        arguments: dict[str, Any] = found | numbers | {"seeds": tuple(found["seeds"])}
+        return cls(**arguments)
 
 
 def _spell(number: float | None) -> float | str | None:
@@ -144,7 +144,7 @@ def _spell(number: float | None) -> float | str | None:
     return "Infinity" if number > 0 else "-Infinity"
 
 
-def _unspell(value: Any) -> Any:
+def _unspell(value: object) -> object:
     """Undoes `_spell`; whatever else stands there is left for the row's own checks."""
     if is_int(value):
         return float(value)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 
-def parse(content: bytes) -> Any:
+def parse(content: bytes) -> object:
     """Reads one JSON document, refusing what the standard leaves to chance.
 
     Arguments:
@@ -24,7 +24,7 @@ def parse(content: bytes) -> Any:
         {'a': [1, 2.5, None]}
         >>> parse(b'{"a": 1, "a": 2}')
         Traceback (most recent call last):
-        ValueError: the key 'a' must occur once in an object, or one value hides the other; got it twice.
+        ValueError: a key must occur once, or one value hides the other; got 'a' twice.
     """
     try:
         return json.loads(
@@ -37,7 +37,7 @@ def parse(content: bytes) -> Any:
     except json.JSONDecodeError as error:
         place = f"{error.msg} at line {error.lineno} column {error.colno}"
         raise ValueError(
-            f"expected one complete JSON document, got one that is cut short or malformed ({place})."
+            f"expected one whole JSON document, got one cut short or malformed ({place})."
         ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"expected text in UTF-8, got other bytes at {error.start}.") from error
@@ -62,12 +62,15 @@ def record(document: object, keys: Sequence[str]) -> dict[str, Any]:
         ValueError: the keys must be exactly a, b; missing are ['b'], unknown are [].
     """
     if not isinstance(document, dict):
-        raise TypeError(f"an object with the keys {', '.join(keys)} must stand here; got {document!r:.40}.")
+        raise TypeError(
+            f"an object with the keys {', '.join(keys)} must stand here; got {document!r:.40}."
+        )
     missing = [key for key in keys if key not in document]
     unknown = [key for key in document if key not in keys]
     if missing or unknown:
         raise ValueError(
-            f"the keys must be exactly {', '.join(keys)}; missing are {missing}, unknown are {unknown}."
+            f"the keys must be exactly {', '.join(keys)}; "
+            f"missing are {missing}, unknown are {unknown}."
         )
     return document
 
@@ -109,15 +112,14 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     for key, value in pairs:
         if key in seen:
             raise ValueError(
-                f"the key {key!r} must occur once in an object, or one value hides the other; "
-                "got it twice."
+                f"a key must occur once, or one value hides the other; got {key!r} twice."
             )
         seen[key] = value
     return seen
 
 
 def _refuse_constant(literal: str) -> NoReturn:
-    raise ValueError(f"a bare {literal} is no JSON number; write it as the text \"{literal}\".")
+    raise ValueError(f'a bare {literal} is no JSON number; write it as the text "{literal}".')
 
 
 def _finite_float(literal: str) -> float:

@@ -1,7 +1,8 @@
 """How each model looks in every picture: a colour and a marker of its own.
 
 Students are warm, thick and on top; what they are compared with is cool and thin. The colours are
-those of Okabe and Ito, which stay apart under the common forms of colour blindness, plus a dark red.
+those of Okabe and Ito, plus a grey and a dark red that differ from them in lightness too, so that
+they stay apart under the common forms of colour blindness.
 
 References:
     | Color Universal Design (Okabe & Ito, 2008)
@@ -33,10 +34,11 @@ LOOK = {
     "grid.linewidth": 0.7,
     "legend.frameon": False,
     "legend.fontsize": 9,
-    "legend.handlelength": 2.6,
+    "legend.handlelength": 3.0,
     "legend.labelspacing": 0.7,
     "savefig.dpi": 180,
     "svg.hashsalt": "cdeq",  # otherwise the ids in an SVG differ from run to run
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "xtick.color": INK,
     "ytick.color": INK,
 }
@@ -75,7 +77,7 @@ _OWN = {
     "hypersolver": Style("#CC79A7", "v"),
     "student-paper": Style("#D55E00", "*", "-", True, 12.0),
     "student-paper-no-aa": Style("#E69F00", "X", "--", True, 8.0),
-    "student-best": Style("#7A0026", "P", "-", True, 8.0),
+    "student-best": Style("#7A0026", "P", "-", True, 9.5),
 }
 
 _OTHERS = tuple(

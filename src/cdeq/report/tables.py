@@ -17,8 +17,9 @@ class Table:
     """A finished table of texts.
 
     Arguments:
-        corner: What the table shows, above the names.
-        columns: The other headings.
+        caption: What the table shows.
+        corner: What the headings of the columns are.
+        columns: The headings of the columns.
         names: The name of each line.
         cells: The texts, a tuple for each name, one text for each column.
         best: The (line, column) pairs that hold the best value of their column.
@@ -27,12 +28,11 @@ class Table:
         ValueError: If the cells do not fill the table exactly.
 
     Example:
-        >>> print(Table("n", ("1", "2"), ("a",), (("0.5", "10"),), frozenset()).text())
-        n    1   2
-        ----------
-        a  0.5  10
+        >>> Table("size", "n", ("1", "2"), ("a",), (("0.5", "10"),), frozenset()).columns
+        ('1', '2')
     """
 
+    caption: str
     corner: str
     columns: tuple[str, ...]
     names: tuple[str, ...]
@@ -51,37 +51,41 @@ class Table:
         """Lays the table out for a terminal, in columns.
 
         Example:
-            >>> print(Table("n", ("1",), ("a", "b"), (("0.5",), ("10.0",)), frozenset()).text())
+            >>> table = Table("size", "n", ("1",), ("a", "b"), (("0.5",), ("10.0",)), frozenset())
+            >>> print(table.text())
+            size
             n     1
             -------
             a   0.5
             b  10.0
         """
-        lines = ["  ".join(line) for line in _padded(self._grid(self.cells))]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+        head, *body = ("  ".join(line) for line in _padded(self._grid(self.corner, self.cells)))
+        return "\n".join([self.caption, head, "-" * len(head), *body])
 
     def markdown(self) -> str:
         """Lays the table out for GitHub, with the best value of each column in bold.
 
         Example:
-            >>> print(Table("n", ("1",), ("a", "b"), (("2",), ("3",)), frozenset({(1, 0)})).markdown())
-            | n   |     1 |
-            | --- | ----: |
-            | a   |     2 |
-            | b   | **3** |
+            >>> best = frozenset({(1, 0)})
+            >>> print(Table("size", "n", ("1",), ("a", "b"), (("2",), ("3",)), best).markdown())
+            | size at n |     1 |
+            | --------- | ----: |
+            | a         |     2 |
+            | b         | **3** |
         """
         bold = tuple(
             tuple(f"**{cell}**" if (i, j) in self.best else cell for j, cell in enumerate(line))
             for i, line in enumerate(self.cells)
         )
-        grid = [[cell.replace("|", "\\|") for cell in line] for line in self._grid(bold)]
-        head, *body = _padded(grid, least=3)
+        grid = self._grid(f"{self.caption} at {self.corner}", bold)
+        escaped = [[cell.replace("|", "\\|") for cell in line] for line in grid]
+        head, *body = _padded(escaped, least=3)
         rule = ["-" * len(head[0]), *("-" * (len(cell) - 1) + ":" for cell in head[1:])]
         return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body))
 
-    def _grid(self, cells: tuple[tuple[str, ...], ...]) -> list[list[str]]:
+    def _grid(self, corner: str, cells: tuple[tuple[str, ...], ...]) -> list[list[str]]:
         lines = zip(self.names, cells, strict=True)
-        return [[self.corner, *self.columns], *([name, *line] for name, line in lines)]
+        return [[corner, *self.columns], *([name, *line] for name, line in lines)]
 
 
 def pivot(results: Results, metric: str, split: str) -> Table:
@@ -106,11 +110,12 @@ def pivot(results: Results, metric: str, split: str) -> Table:
         ... )
         >>> results = Results("digits", "digits", rows, {}, {}, "cdeq demo")
         >>> print(pivot(results, "accuracy", "test").text())
-        test accuracy ↑ at NFE      1  converged
-        ----------------------------------------
-        teacher                     –      0.967
-        anderson                0.183          –
-        student-best            0.867          –
+        test accuracy ↑
+        NFE               1  converged
+        ------------------------------
+        teacher           –      0.967
+        anderson      0.183          –
+        student-best  0.867          –
     """
     kind = find_metric(metric)
     rows = measured(results, metric, split)
@@ -119,7 +124,8 @@ def pivot(results: Results, metric: str, split: str) -> Table:
     budgets = sort_budgets(row.nfe for row in rows)
     grid = [[table.get((model, nfe)) for nfe in budgets] for model in models]
     return Table(
-        corner=f"{split} {metric.replace('_', ' ')} {kind.arrow} at NFE",
+        caption=f"{split} {metric.replace('_', ' ')} {kind.arrow}",
+        corner="NFE",
         columns=tuple("converged" if nfe is None else str(nfe) for nfe in budgets),
         names=models,
         cells=tuple(tuple(_cell(row, kind) for row in line) for line in grid),
@@ -190,6 +196,6 @@ def _winners(column: tuple[Row | None, ...], kind: Metric) -> list[int]:
 def _padded(grid: list[list[str]], least: int = 1) -> list[list[str]]:
     widths = [max(least, *map(len, column)) for column in zip(*grid, strict=True)]
     return [
-        [cell.ljust(width) if j == 0 else cell.rjust(width) for j, (cell, width) in enumerate(pairs)]
-        for pairs in ([*zip(line, widths, strict=True)] for line in grid)
+        [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]  # numbers to the right
+        for line in grid
     ]

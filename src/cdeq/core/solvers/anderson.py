@@ -85,13 +85,18 @@ class Anderson(Solver[AndersonState]):
 
     def step(self, f: FlatMap, z: Flat, state: AndersonState) -> Step[AndersonState]:
         value = f(z)
+        with torch.autocast(z.device.type, enabled=False):  # mixed precision is for f alone
+            return self._mix(value, z, state)
+
+    def _mix(self, value: Flat, z: Flat, state: AndersonState) -> Step[AndersonState]:
         slot = state.k % (self.window + 1)
         filled = min(state.k + 1, self.window + 1)
-        residuals, residual = _subtract_into(state.residuals, slot, value, z)
+        tracked = _tracked(value, z, *state[:3])
+        residuals, residual = _subtract_into(state.residuals, slot, value, z, tracked)
         image = value if self.mixing == 1.0 else torch.add(z, residual, alpha=self.mixing)
-        images = _write(state.images, slot, image)
+        images = _write(state.images, slot, image, tracked)
         products = torch.bmm(residual.unsqueeze(1), residuals[:, :filled].transpose(1, 2)).squeeze(1)
-        gram = _write_cross(state.gram, slot, products.to(SOLVED_IN))
+        gram = _write_cross(state.gram, slot, products.to(SOLVED_IN), tracked)
         noise = 8 * torch.finfo(products.dtype).eps
         alpha = window_weights(gram[:, :filled, :filled], slot, noise, self.ridge)
         z_next = torch.bmm(alpha.to(images.dtype).unsqueeze(1), images[:, :filled]).squeeze(1)
@@ -101,29 +106,32 @@ class Anderson(Solver[AndersonState]):
 
 
 def _tracked(*parts: Tensor) -> bool:
+    """Whether autograd may need the window as it is; one answer for all the buffers of a step."""
     return torch.is_grad_enabled() and any(part.requires_grad for part in parts)
 
 
-def _write(window: Tensor, slot: int, row: Tensor) -> Tensor:
+def _write(window: Tensor, slot: int, row: Tensor, tracked: bool) -> Tensor:
     """The window with one row replaced: in place, or on a copy when autograd needs the old rows."""
-    if _tracked(window, row):
+    if tracked:
         return torch.select_scatter(window, row.to(window.dtype), 1, slot)
     window[:, slot] = row
     return window
 
 
-def _subtract_into(window: Tensor, slot: int, value: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The residual `value - z` written to its row without a temporary."""
-    if _tracked(window, value, z):
+def _subtract_into(
+    window: Tensor, slot: int, value: Tensor, z: Tensor, tracked: bool
+) -> tuple[Tensor, Tensor]:
+    """The residual `value - z` written to its row, without a temporary where autograd allows."""
+    if tracked:
         residual = value.to(window.dtype) - z.to(window.dtype)
-        return _write(window, slot, residual), residual
+        return _write(window, slot, residual, tracked), residual
     row = window[:, slot]
     row.copy_(value).sub_(z) if value.dtype != window.dtype else torch.sub(value, z, out=row)
     return window, row
 
 
-def _write_cross(gram: Tensor, slot: int, products: Tensor) -> Tensor:
+def _write_cross(gram: Tensor, slot: int, products: Tensor, tracked: bool) -> Tensor:
     """One new row and column of the Gram matrix."""
     padded = torch.nn.functional.pad(products, (0, gram.shape[1] - products.shape[1]))
-    gram = _write(gram, slot, padded)
-    return _write(gram.transpose(1, 2), slot, padded).transpose(1, 2)
+    gram = _write(gram, slot, padded, tracked)
+    return _write(gram.transpose(1, 2), slot, padded, tracked).transpose(1, 2)

@@ -1,14 +1,16 @@
 """The contract of a solver: a frozen value, an explicit memory, one evaluation of f a step."""
 
 from abc import ABC, abstractmethod
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from cdeq.typing import Flat, FlatMap
 
 S = TypeVar("S")
 
 
-class Step(NamedTuple, Generic[S]):
+@dataclass(frozen=True)
+class Step(Generic[S]):
     """What one evaluation of f at z_k gave.
 
     The residual may be a view into the memory: use it before the next step.

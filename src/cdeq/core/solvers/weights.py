@@ -78,8 +78,10 @@ def two_point_weight(residual: Flat, previous: Flat) -> PerSample:
         >>> two_point_weight(torch.tensor([[1.0], [2.0]]), torch.tensor([[-1.0], [2.0]]))
         tensor([0.5000, 1.0000])
     """
-    change = residual - previous
+    rounding, wide = torch.finfo(residual.dtype).eps, torch.promote_types(residual.dtype, torch.float32)
+    previous = previous.to(wide)
+    change = residual.to(wide) - previous
     square = change.square().sum(1)
-    noise = torch.finfo(residual.dtype).eps ** 2 * previous.square().sum(1)
-    distinct = square > 16 * noise
-    return torch.where(distinct, -(previous * change).sum(1) / square.where(distinct, 1.0), 1.0)
+    distinct = square > 16 * rounding**2 * previous.square().sum(1)
+    alpha = torch.where(distinct, -(previous * change).sum(1) / square.where(distinct, 1.0), 1.0)
+    return alpha.to(residual.dtype)

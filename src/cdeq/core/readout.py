@@ -28,6 +28,9 @@ class LinearReadout(nn.Module):
         features: The feature size of each tensor of the state.
         axis: Where features stand in each tensor: 1 for images, -1 for sequences and graphs.
 
+    Raises:
+        ValueError: When `axis` is neither.
+
     Example:
         >>> readout = LinearReadout([3], axis=-1)
         >>> torch.equal(readout(torch.ones(2, 3), torch.tensor(0.5)), torch.ones(2, 3))
@@ -36,7 +39,9 @@ class LinearReadout(nn.Module):
 
     def __init__(self, features: Sequence[int], *, axis: int) -> None:
         super().__init__()
+        _require_axis(axis)
         self.axis = axis
+        self.features = tuple(features)
         self.weights = nn.ParameterList(torch.eye(width, width + 1) for width in features)
 
     def forward(self, value: State, t: Time) -> State:
@@ -45,11 +50,12 @@ class LinearReadout(nn.Module):
 
     def _project(self, weight: Tensor, value: Tensor, t: Tensor) -> Tensor:
         width = weight.shape[0]
-        shift = t.to(value.dtype).unsqueeze(-1) * weight[:, width]
+        shift = t.to(value).unsqueeze(-1) * weight[:, width]
         if self.axis == -1:
             mixed = nn.functional.linear(value, weight[:, :width])
         else:
             mixed = torch.einsum("oi,bi...->bo...", weight[:, :width], value)
+        mixed = mixed.to(value.dtype)  # mixed precision may have narrowed it
         return mixed + shift.reshape(feature_shape(shift, value.ndim, self.axis))
 
 
@@ -61,7 +67,10 @@ class MLPReadout(nn.Module):
 
     Arguments:
         features: The feature size of each tensor of the state.
-        axis: Where features stand in each tensor.
+        axis: Where features stand in each tensor: 1 or -1.
+
+    Raises:
+        ValueError: When `axis` is neither.
 
     Example:
         >>> MLPReadout([3], axis=1)(torch.ones(2, 3, 4, 4), torch.tensor([0.1, 0.2])).shape
@@ -70,6 +79,7 @@ class MLPReadout(nn.Module):
 
     def __init__(self, features: Sequence[int], *, axis: int) -> None:
         super().__init__()
+        _require_axis(axis)
         self.axis = axis
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Linear(w + 1, 3 * w), nn.ReLU(), nn.Linear(3 * w, w)) for w in features
@@ -81,9 +91,16 @@ class MLPReadout(nn.Module):
 
     def _project(self, layer: nn.Module, value: Tensor, t: Tensor) -> Tensor:
         last = value.movedim(self.axis, -1)
-        time = t.to(value.dtype).reshape(t.shape + (1,) * (last.ndim - t.ndim))
+        time = t.to(value).reshape(t.shape + (1,) * (last.ndim - t.ndim))
         time = time.expand(*last.shape[:-1], 1)
-        return layer(torch.cat([last, time], dim=-1)).movedim(-1, self.axis)
+        return layer(torch.cat([last, time], dim=-1)).to(value.dtype).movedim(-1, self.axis)
+
+
+def _require_axis(axis: int) -> None:
+    if axis not in (1, -1):
+        raise ValueError(
+            f"`axis` is where features stand, 1 for images or -1 for sequences and graphs; got {axis}."
+        )
 
 
 def feature_shape(shift: Tensor, ndim: int, axis: int) -> tuple[int, ...]:

@@ -1,0 +1,1 @@
+"""The command line: turns strings into objects, prints, and nothing else."""

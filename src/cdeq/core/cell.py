@@ -1,0 +1,32 @@
+"""The map f, and what it computes once a solve rather than once an evaluation."""
+
+from torch import nn
+
+from cdeq.typing import Context, Map
+
+
+class Cell(nn.Module):
+    """A map f(z, x) with work that is constant along one trajectory.
+
+    Normalised weights, injections of x and dropout masks belong into `prepare`: it runs once a solve,
+    sees the context x of the encoder, and returns what `forward(z, x)` is then called with. A plain
+    `nn.Module` is a cell without such work.
+    """
+
+    def prepare(self, x: Context) -> Context:
+        """The context in the form that `forward` takes; by default x itself."""
+        return x
+
+
+def bind(cell: nn.Module, x: Context) -> Map:
+    """The map z ↦ f(z, x), with the cell's constant work done.
+
+    Example:
+        >>> import torch
+        >>> bind(nn.Bilinear(1, 1, 1, bias=False).requires_grad_(False), torch.zeros(1, 1))(
+        ...     torch.ones(1, 1)
+        ... ) == 0
+        tensor([[True]])
+    """
+    prepared = cell.prepare(x) if isinstance(cell, Cell) else x
+    return lambda z: cell(z, prepared)

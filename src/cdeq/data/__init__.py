@@ -1,0 +1,1 @@
+"""Data sets, addressed by sample index."""

@@ -1,0 +1,1 @@
+"""Evaluation: metric versus evaluations of f, convergence, cost."""

@@ -1,0 +1,178 @@
+"""Metric versus evaluations of f, for solvers and students by the same rule.
+
+A method yields its state after each evaluation; nothing else is known of it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cdeq.consistency.refine import Student, refine
+from cdeq.consistency.time import Schedule
+from cdeq.core.solve import iterate, relative_error, residual_norm, solve
+from cdeq.core.solvers import Anderson, Solver
+from cdeq.data.indexed import IndexedData
+from cdeq.evaluation.metrics import Metric
+from cdeq.models.base import Batch, EquilibriumModel
+from cdeq.typing import Context, State
+
+Method = Callable[[EquilibriumModel, Context, State], Iterator[State]]
+"""Yields the state after each evaluation of f, without end."""
+
+
+class Measurement(NamedTuple):
+    """One number of a sweep."""
+
+    model: str
+    nfe: int | None
+    metric: str
+    value: float
+
+
+def truncated(solver: Solver) -> Method:
+    """The teacher's own iteration, stopped early."""
+
+    def run(model: EquilibriumModel, x: Context, z0: State) -> Iterator[State]:
+        return (point.z for point in iterate(model.bind(x), z0, solver, batched=model.deq.batched))
+
+    return run
+
+
+def distilled(student: Student, schedule: Schedule) -> Method:
+    """A student's multi-step inference (Algorithm 1), at the times of the schedule."""
+
+    def run(model: EquilibriumModel, x: Context, z0: State) -> Iterator[State]:
+        return refine(student, x, z0, _endless(schedule))
+
+    return run
+
+
+def _endless(schedule: Schedule) -> Iterator[Tensor]:
+    k = torch.zeros(())
+    while True:
+        yield schedule(k)
+        k = k + 1
+
+
+def batches(data: IndexedData, size: int) -> Iterator[Batch]:
+    """The data in order, in batches of at most `size`.
+
+    Example:
+        >>> from cdeq.data.images import ImageSet
+        >>> images = ImageSet(torch.zeros(5, 1, 1, 1), torch.arange(5))
+        >>> [batch.label.tolist() for batch in batches(images, 2)]
+        [[0, 1], [2, 3], [4]]
+    """
+    for indices in torch.arange(len(data)).split(size):
+        yield data.take(indices)
+
+
+class _Means:
+    """Running means of per-sample numbers, by key."""
+
+    def __init__(self) -> None:
+        self.sums: dict[tuple[str, int | None, str], Tensor] = {}
+        self.counts: dict[tuple[str, int | None, str], int] = {}
+
+    def add(self, key: tuple[str, int | None, str], values: Tensor) -> None:
+        self.sums[key] = self.sums.get(key, torch.zeros(())) + values.double().sum().cpu()
+        self.counts[key] = self.counts.get(key, 0) + values.numel()
+
+    def items(self) -> Iterator[tuple[tuple[str, int | None, str], Tensor]]:
+        return ((key, self.sums[key] / self.counts[key]) for key in self.sums)
+
+
+@torch.no_grad()
+def sweep(
+    model: EquilibriumModel,
+    methods: Mapping[str, Method],
+    data: IndexedData,
+    metric: Metric,
+    budgets: Sequence[int],
+    *,
+    reference_steps: int = 200,
+    reference_tol: float = 1e-6,
+    batch_size: int = 512,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Measurement]:
+    """Score every method at every budget against the teacher's equilibrium.
+
+    Three numbers a method and a budget, averaged over samples: the task metric, the relative error to
+    z*, and the relative residual of the *teacher's* equation (whose evaluation is not counted: it is
+    measurement, not inference). The teacher's own row is the equilibrium z*, found by Anderson.
+
+    Arguments:
+        model: The teacher.
+        methods: By name.
+        data: What to score on.
+        metric: The task's score.
+        budgets: Evaluations of f at which to look, ascending.
+        reference_steps: The budget for finding z*.
+        reference_tol: Its tolerance.
+        batch_size: Samples at a time.
+        advance: Called after each method on each batch.
+    """
+    model.eval()
+    means = _Means()
+    for batch in batches(data, batch_size):
+        x = model.encode(batch)
+        f, z0, batched = model.bind(x), model.initial(x), model.deq.batched
+        exact = solve(
+            f, z0, Anderson(), max_steps=reference_steps, tol=reference_tol, batched=batched
+        ).z
+        answer = model.decode(exact, x)
+        means.add(("teacher", None, metric.name), metric.score(answer, batch))
+        means.add(
+            ("teacher", None, "relative_residual"), residual_norm(f, exact, batched=batched)
+        )
+        for name, method in methods.items():
+            for nfe, z in _at(method(model, x, z0), budgets):
+                output = model.decode(z, x)
+                means.add((name, nfe, metric.name), metric.score(output, batch))
+                means.add(
+                    (name, nfe, "relative_error"), relative_error(z, exact, batched=batched)
+                )
+                means.add(
+                    (name, nfe, "relative_residual"), residual_norm(f, z, batched=batched)
+                )
+            advance()
+    return list(_finished(means, metric))
+
+
+@torch.no_grad()
+def score_few_step(
+    model: EquilibriumModel,
+    steps: int,
+    data: IndexedData,
+    metric: Metric,
+    *,
+    batch_size: int = 512,
+) -> Measurement:
+    """Score a network that was trained with `steps` unrolled evaluations, at that many."""
+    model.eval()
+    means = _Means()
+    for batch in batches(data, batch_size):
+        x = model.encode(batch)
+        f, z = model.bind(x), model.initial(x)
+        for _ in range(steps):
+            z = f(z)
+        means.add(("few-step", steps, metric.name), metric.score(model.decode(z, x), batch))
+    (measurement,) = _finished(means, metric)
+    return measurement
+
+
+def _at(states: Iterable[State], budgets: Sequence[int]) -> Iterator[tuple[int, State]]:
+    """The states after so many evaluations."""
+    wanted = set(budgets)
+    for nfe, z in enumerate(islice(states, max(budgets)), start=1):
+        if nfe in wanted:
+            yield nfe, z
+
+
+def _finished(means: _Means, metric: Metric) -> Iterator[Measurement]:
+    for (model, nfe, name), mean in means.items():
+        value = metric.finish(mean) if name == metric.name else mean
+        yield Measurement(model, nfe, name, float(value))

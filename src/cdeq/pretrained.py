@@ -1,0 +1,90 @@
+"""Model folders: `model.safetensors` and `config.json`, never a pickle."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from cdeq.atomic import write_atomic
+from cdeq.errors import CDEQError, StoreError
+from cdeq.plain import Plain
+
+WEIGHTS, CONFIG, FORMAT = "model.safetensors", "config.json", 1
+
+
+def save_folder(folder: str | Path, module: nn.Module, config: Mapping[str, Plain]) -> None:
+    """Write a module's state and its settings.
+
+    The settings are written last and carry the digest of the weights, so a folder that was only half
+    replaced is recognised.
+
+    Arguments:
+        folder: Made when missing; an older model in it is replaced.
+        module: Its `state_dict` is what is kept.
+        config: What `load_folder` gives back.
+
+    Raises:
+        StoreError: When the files cannot be written.
+    """
+    folder = Path(folder)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    weights = save(state)
+    digest = hashlib.sha256(weights).hexdigest()
+    contents = {"format": FORMAT, "sha256": digest, **config}
+    write_atomic(folder / WEIGHTS, weights)
+    write_atomic(folder / CONFIG, (json.dumps(contents, indent=2) + "\n").encode())
+
+
+def load_folder(source: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read what `save_folder` wrote, from a folder or, failing that, a hub repository `owner/name`.
+
+    Raises:
+        StoreError: When a file is missing or damaged, or the weights are not those of the settings.
+        CDEQError: When the source is a hub repository and `huggingface_hub` is not installed.
+    """
+    folder = _local(source)
+    missing = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
+    if missing:
+        raise StoreError(f"a model folder holds {WEIGHTS} and {CONFIG}; {folder} lacks {missing}.")
+    weights = (folder / WEIGHTS).read_bytes()
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        found = hashlib.sha256(weights).hexdigest()
+        if config["format"] != FORMAT or config["sha256"] != found:
+            raise StoreError(
+                f"{folder} is damaged or half replaced: {CONFIG} describes format {config['format']}, "
+                f"weights {config['sha256'][:12]}, but {WEIGHTS} is format {FORMAT}, {found[:12]}; "
+                "save it again."
+            )
+        return config, load(weights)
+    except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+        raise StoreError(f"{folder} holds no readable model ({error!r}); save it again.") from error
+
+
+def _local(source: str | Path) -> Path:
+    path = Path(source)
+    if path.exists() or path.is_absolute() or str(source).count("/") != 1:
+        return path
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise CDEQError(
+            f"{source!r} is no folder here, so it would be a hub repository, which needs "
+            "`huggingface_hub`; install cdeq[language], or give a folder."
+        ) from error
+    return Path(snapshot_download(str(source)))
+
+
+def check_kind(config: Mapping[str, Any], expected: str, source: str | Path) -> None:
+    """Refuse a folder that holds another kind of model.
+
+    Raises:
+        StoreError: Says what was expected and what the folder holds.
+    """
+    if config.get("kind") != expected:
+        raise StoreError(f"{source} holds a {config.get('kind')}, not a {expected}.")

@@ -1,0 +1,1 @@
+"""Training: what is minimised is pure; who minimises it is `engine`."""

@@ -1,0 +1,135 @@
+"""Training a teacher that is right at its equilibrium, not at its training budget."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cdeq.core.regularize import jacobian_penalty
+from cdeq.core.state import like, tensors
+from cdeq.data.indexed import Indices
+from cdeq.models.base import Batch, EquilibriumModel
+from cdeq.training.objective import Objective
+from cdeq.typing import Context, State
+
+Augment = Callable[[Batch, torch.Generator], Batch]
+"""A random change of a batch that keeps its labels right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherLoss:
+    r"""The task loss at the equilibrium, from random starts and under random budgets.
+
+    .. math:: L = L_\text{task}(z^*) + w \, \tfrac1d \|\partial f / \partial z\|_F^2
+
+    A fixed budget becomes part of the model: the answer is then wrong at convergence. Drawing the
+    budget and the start anew each step makes the equilibrium the only thing that can be learned.
+
+    References:
+        | Path Independent Equilibrium Models Can Better Exploit Test-Time Computation (Anil et al., 2022)
+        | https://arxiv.org/abs/2211.09961
+
+    Arguments:
+        shortest: The smallest budget drawn, ≥ 1.
+        longest: The largest budget drawn.
+        random_start: The probability of starting at Gaussian noise instead of the model's z_0.
+        jacobian_weight: w ≥ 0; 0 leaves the penalty out.
+
+    Raises:
+        ValueError: When a setting is outside its range.
+    """
+
+    shortest: int = 8
+    longest: int = 35
+    random_start: float = 0.5
+    jacobian_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shortest <= self.longest:
+            raise ValueError(
+                "budgets are drawn from `shortest` … `longest`, both ≥ 1; got "
+                f"{self.shortest} … {self.longest}."
+            )
+        if not 0.0 <= self.random_start <= 1.0:
+            raise ValueError(f"`random_start` is a probability in [0, 1]; got {self.random_start}.")
+        if not self.jacobian_weight >= 0.0:
+            raise ValueError(
+                f"`jacobian_weight` weighs a penalty, so it is ≥ 0; got {self.jacobian_weight}."
+            )
+
+    def __call__(
+        self, model: EquilibriumModel, batch: Batch, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The loss of one batch: `loss`, and its parts `task` and `jacobian`."""
+        x = model.encode(batch)
+        budget = torch.randint(self.shortest, self.longest + 1, (), generator=generator)
+        solution = model.deq(x, self._start(model, x, generator), max_steps=int(budget))
+        task = model.loss(model.decode(solution.z, x), batch).mean()
+        if self.jacobian_weight == 0.0:
+            return {"loss": task}
+        penalty = jacobian_penalty(
+            model.bind(x), solution.z, batched=model.deq.batched, generator=generator
+        ).mean()
+        return {"loss": task + self.jacobian_weight * penalty, "task": task, "jacobian": penalty}
+
+    def _start(self, model: EquilibriumModel, x: Context, generator: torch.Generator) -> State:
+        z0 = model.initial(x)
+        if float(torch.rand((), generator=generator)) >= self.random_start:
+            return z0
+        return like(z0, tuple(_noise(part, generator) for part in tensors(z0)))
+
+
+def _noise(part: Tensor, generator: torch.Generator) -> Tensor:
+    """Drawn on the CPU, so that the numbers do not depend on the device."""
+    return torch.randn(part.shape, generator=generator).to(part)
+
+
+class TeacherObjective(Objective):
+    """A teacher in training.
+
+    Arguments:
+        model: The teacher.
+        loss: What is minimised.
+        augment: A random change of each batch.
+    """
+
+    def __init__(
+        self, model: EquilibriumModel, loss: TeacherLoss, augment: Augment | None = None
+    ) -> None:
+        super().__init__()
+        self.model, self.teacher_loss, self.augment = model, loss, augment
+
+    def forward(
+        self, batch: Batch, indices: Indices, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        if self.augment is not None:
+            batch = self.augment(batch, generator)
+        return self.teacher_loss(self.model, batch, generator)
+
+
+class FewStepObjective(Objective):
+    """The honest baseline: the same f, trained on labels with a fixed number of unrolled steps.
+
+    Arguments:
+        model: A model of the teacher's architecture; its solver is not used.
+        steps: Evaluations of f, in training as in inference.
+        augment: A random change of each batch.
+    """
+
+    def __init__(
+        self, model: EquilibriumModel, steps: int, augment: Augment | None = None
+    ) -> None:
+        super().__init__()
+        self.model, self.steps, self.augment = model, steps, augment
+
+    def forward(
+        self, batch: Batch, indices: Indices, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        if self.augment is not None:
+            batch = self.augment(batch, generator)
+        x = self.model.encode(batch)
+        f, z = self.model.bind(x), self.model.initial(x)
+        for _ in range(self.steps):
+            z = f(z)
+        return {"loss": self.model.loss(self.model.decode(z, x), batch).mean()}

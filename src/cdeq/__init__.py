@@ -6,8 +6,6 @@ from cdeq.consistency.pairs import EndpointAugmentation as EndpointAugmentation
 from cdeq.consistency.pairs import Window as Window
 from cdeq.consistency.pairs import sample_indices as sample_indices
 from cdeq.consistency.pairs import window as window
-from cdeq.core.readout import LinearReadout as LinearReadout
-from cdeq.core.readout import MLPReadout as MLPReadout
 from cdeq.consistency.refine import refine as refine
 from cdeq.consistency.student import ConsistencyDEQ as ConsistencyDEQ
 from cdeq.consistency.student import History as History
@@ -25,6 +23,8 @@ from cdeq.core.cell import bind as bind
 from cdeq.core.deq import DEQ as DEQ
 from cdeq.core.norms import absolute as absolute
 from cdeq.core.norms import relative as relative
+from cdeq.core.readout import LinearReadout as LinearReadout
+from cdeq.core.readout import MLPReadout as MLPReadout
 from cdeq.core.regularize import jacobian_penalty as jacobian_penalty
 from cdeq.core.regularize import spectral_radius as spectral_radius
 from cdeq.core.solve import Iterate as Iterate

@@ -39,7 +39,9 @@ def to_plain(value: Any) -> Plain:  # noqa: ANN401 - the point is to take any se
         return value
     if callable(value) and hasattr(value, "__name__"):
         return str(value.__name__)
-    raise TypeError(f"a setting is a dataclass, number, string or enum; got {type(value).__name__}.")
+    raise TypeError(
+        f"a setting is a dataclass, number, string or enum; got {type(value).__name__}."
+    )
 
 
 def from_plain(kind: type[T], data: Plain) -> T:
@@ -82,7 +84,9 @@ def _choose(options: tuple[Any, ...], data: Any, where: str) -> Any:  # noqa: AN
         for option in options:
             if getattr(option, "__name__", None) == data.get("type"):
                 return option
-        raise ValueError(f"{where} is none of {[o.__name__ for o in options]}: {data.get('type')!r}.")
+        raise ValueError(
+            f"{where} is none of {[o.__name__ for o in options]}: {data.get('type')!r}."
+        )
     return next(option for option in options if option is not type(None))
 
 
@@ -91,5 +95,7 @@ def _build_dataclass(kind: type, data: Any, where: str) -> Any:  # noqa: ANN401
     names = {field.name for field in fields(kind)}
     given = dict(data) if isinstance(data, dict) else {}
     if given.pop("type", None) != kind.__name__ or set(given) != names:
-        raise ValueError(f"{where} should hold a {kind.__name__} with {sorted(names)}; got {data!r}.")
+        raise ValueError(
+            f"{where} should hold a {kind.__name__} with {sorted(names)}; got {data!r}."
+        )
     return kind(**{name: _build(hints[name], given[name], f"{where}.{name}") for name in names})

@@ -32,7 +32,9 @@ def save_folder(folder: str | Path, module: nn.Module, config: Mapping[str, Plai
         StoreError: When the files cannot be written.
     """
     folder = Path(folder)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    state = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()
+    }
     weights = save(state)
     digest = hashlib.sha256(weights).hexdigest()
     contents = {"format": FORMAT, "sha256": digest, **config}
@@ -63,7 +65,9 @@ def load_folder(source: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             )
         return config, load(weights)
     except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
-        raise StoreError(f"{folder} holds no readable model ({error!r}); save it again.") from error
+        raise StoreError(
+            f"{folder} holds no readable model ({error!r}); save it again."
+        ) from error
 
 
 def _local(source: str | Path) -> Path:

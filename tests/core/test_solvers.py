@@ -9,7 +9,6 @@ from problems import (
     BATCHED,
     CONTRACTIONS,
     SOLVERS,
-    ZOO,
     Counted,
     Problem,
     Tanh,
@@ -26,17 +25,32 @@ from problems import (
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cdeq import RK4, Anderson, Broyden, Euler, Picard, Solver, Status, solve
+from cdeq import RK4, Anderson, Broyden, Euler, Picard, Solver, solve
 from cdeq.core.solvers import RungeKutta
 from cdeq.core.state import Layout, like, tensors
 from cdeq.typing import Map, State
 
 each_batched = pytest.mark.parametrize("make", BATCHED)
+each_seeker = pytest.mark.parametrize(
+    "solver", [solver for name, solver in SOLVERS.items() if name != "rk4"], ids=str
+)  # RK4 follows the flow instead of hurrying to its end
+PLAIN = (Picard(), Picard(damping=0.5), Euler(size=0.5))
+each_kind = pytest.mark.parametrize(
+    "solver",
+    (Picard(), Anderson(), Anderson(window=2, mixing=0.5), Broyden(memory=4), RK4()),
+    ids=str,
+)
 each_tol = pytest.mark.parametrize("tol", (None, 1e-3))
 
 
 def path(
-    f: Map, z0: State, solver: Solver, steps: int, *, tol: float | None = None, batched: bool = True
+    f: Map,
+    z0: State,
+    solver: Solver,
+    steps: int,
+    *,
+    tol: float | None = None,
+    batched: bool = True,
 ) -> Tensor:
     """The packed states of a run, `(k, b, d)`."""
     run = solve(f, z0, solver, max_steps=steps, tol=tol, record=True, batched=batched)
@@ -61,7 +75,6 @@ def first_damping(solver: Solver) -> float:
     return solver.mixing if isinstance(solver, Anderson) else 1.0
 
 
-@each_dtype
 @each_problem
 @each_solver
 @pytest.mark.parametrize("budget", (1, 2, 3, 7, 20))
@@ -87,11 +100,13 @@ def test_the_first_step_is_a_damped_picard_step(solver, make, dtype, device) -> 
 
 @each_dtype
 @pytest.mark.parametrize("make", CONTRACTIONS)
-@each_solver
+@each_seeker
 def test_the_known_solution_is_found(solver, make, dtype, device) -> None:
     problem = make(dtype, device)
-    late = misses(problem, solver, 400)[-1]
-    assert late.max() < 50 * torch.finfo(dtype).eps
+    accelerated = solver not in (*PLAIN, Anderson(window=0))
+    steps = 80 if accelerated else 250
+    solution = solve(problem, problem.start, solver, max_steps=steps, batched=problem.batched)
+    assert problem.miss(solution.z).max() < 20 * torch.finfo(dtype).eps ** 0.75
 
 
 @each_dtype
@@ -101,7 +116,7 @@ def test_acceleration_needs_no_contraction_and_keeps_what_it_found(
     solver, make, dtype, device
 ) -> None:
     """Past convergence, and past any memory, only rounding noise is left to extrapolate."""
-    late = misses(make(dtype, device), solver, 300)[200:]
+    late = misses(make(dtype, device), solver, 200)[150:]
     assert late.max() < 20 * torch.finfo(dtype).eps ** 0.5
 
 
@@ -126,13 +141,13 @@ def test_picard_spirals_out_where_the_radius_is_above_one(device) -> None:
 @each_solver
 def test_precisions_agree(solver, make, dtype, device) -> None:
     problem, exact = make(dtype, device), make(torch.float64, device)
-    coarse = path(problem, problem.start, solver, 4, batched=problem.batched)
-    fine = path(exact, exact.start, solver, 4, batched=problem.batched)
-    torch.testing.assert_close(coarse.double(), fine, rtol=2e-3, atol=2e-4)
+    coarse = path(problem, problem.start, solver, 2, batched=problem.batched)
+    fine = path(exact, exact.start, solver, 2, batched=problem.batched)
+    torch.testing.assert_close(coarse.double(), fine, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", (cosine, contraction, coupled))
-@each_solver
+@each_seeker
 def test_bfloat16_converges_to_its_own_accuracy(solver, make, device) -> None:
     problem = make(torch.bfloat16, device)
     assert misses(problem, solver, 100)[80:].max() < 8 * torch.finfo(torch.bfloat16).eps
@@ -167,13 +182,12 @@ MATES = {
 }
 
 
-@each_dtype
 @each_batched
-@each_solver
+@each_kind
 @each_tol
 @pytest.mark.parametrize("change", MATES.values(), ids=list(MATES))
-def test_a_sample_never_changes_its_mates(solver, make, dtype, tol, change, device) -> None:
-    problem = make(dtype, device)
+def test_a_sample_never_changes_its_mates(solver, make, tol, change, device) -> None:
+    problem = make(torch.float32, device)
     start = problem.start
     usual = path(problem, start, solver, 12, tol=tol)
     spoilt = path(with_first(problem, change), start, solver, 12, tol=tol)
@@ -215,14 +229,13 @@ DEGENERATE = {
 }
 
 
-@each_dtype
 @each_solver
 @each_tol
 @pytest.mark.parametrize("f", DEGENERATE.values(), ids=list(DEGENERATE))
 def test_degenerate_runs_stay_finite(solver, f, dtype, tol, device) -> None:
     """Starting at the fixed point, hitting it exactly, repeating states and residuals, or none."""
     z0 = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, -3.0]], dtype=dtype, device=device)
-    solution = solve(f, z0, solver, max_steps=60, tol=tol, record=True)
+    solution = solve(f, z0, solver, max_steps=30, tol=tol, record=True)
     assert solution.errors.isfinite().all()
     assert all(z.isfinite().all() for z in solution.trajectory)
 

@@ -137,7 +137,7 @@ def test_the_relative_norm_is_zero_at_an_exact_fixed_point_only() -> None:
 
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
 def test_half_precision_is_summed_in_single(dtype: torch.dtype) -> None:
-    value = torch.full((1, 4096), 2000.0, dtype=dtype)     # its norm is beyond float16
+    value = torch.full((1, 4096), 2000.0, dtype=dtype)  # its norm is beyond float16
     assert absolute(value, value).item() == 2000.0 * 64
     assert relative(value, value).item() == 1.0
 

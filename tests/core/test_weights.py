@@ -111,7 +111,9 @@ def test_two_point_weight_is_the_window_of_two(dtype: torch.dtype) -> None:
 
 @each_dtype
 def test_two_equal_points_are_one(dtype: torch.dtype) -> None:
-    residual = seeded(4, 9, seed=10, dtype=dtype) * torch.tensor([[1.0], [1e-9], [1e9], [0.0]]).to(dtype)
+    residual = seeded(4, 9, seed=10, dtype=dtype) * torch.tensor([[1.0], [1e-9], [1e9], [0.0]]).to(
+        dtype
+    )
     one = torch.ones(4, dtype=dtype)
     assert torch.equal(two_point_weight(residual, residual), one)
     nearly = residual * (1 + torch.finfo(dtype).eps)

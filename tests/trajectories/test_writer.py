@@ -201,6 +201,21 @@ def test_too_little_space_is_noticed_before_writing(
     assert contents(folder) == wanted
 
 
+def test_a_cache_that_just_fits_is_written(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, wanted = tmp_path / "fits", contents(cache)
+    size = sum(len(wanted[name]) for name in SHARDS)
+
+    def usage(_: Path) -> Space:
+        used = sum(path.stat().st_size for path in folder.glob("shard-*"))
+        return Space(size, used, size - used)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    write(folder)
+    assert contents(folder) == wanted
+
+
 def test_a_disk_that_fills_up_leaves_whole_shards(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,7 +44,9 @@ class Stage:
             done = json.loads(path.read_text())
             found, outcome = done["identity"], done["outcome"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise StoreError(f"{path} is damaged ({error!r}); start afresh with `--fresh`.") from error
+            raise StoreError(
+                f"{path} is damaged ({error!r}); start afresh with `--fresh`."
+            ) from error
         if found != self.identity:
             raise StoreError(
                 f"{self.folder} was made with other settings (digest {found[:12]}, now "

@@ -76,7 +76,9 @@ def report(folders: Sequence[Path], output: Path, console: Console) -> Results:
     results = loaded[0] if len(loaded) == 1 else merge(loaded)
     results.save(output.with_suffix(".json"))
     metrics = _metrics(results)
-    tables = "\n\n".join(_heading(m, results) + pivot(results, m, "test").markdown() for m in metrics)
+    tables = "\n\n".join(
+        _heading(m, results) + pivot(results, m, "test").markdown() for m in metrics
+    )
     output.with_suffix(".md").write_text(tables + "\n")
     for metric in metrics:
         path = output.with_name(f"{output.name}-{metric.replace('_', '-')}.png")
@@ -90,7 +92,9 @@ def show(results: Results, console: Console) -> None:
     """Print one table a metric."""
     for metric in _metrics(results):
         console.print(f"\n{_title(metric, results)}")
-        console.print(escape(pivot(results, metric, "test").text()), highlight=False, soft_wrap=True)
+        console.print(
+            escape(pivot(results, metric, "test").text()), highlight=False, soft_wrap=True
+        )
 
 
 def _metrics(results: Results) -> list[str]:

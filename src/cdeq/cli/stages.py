@@ -51,7 +51,9 @@ class Run:
     def stage(self, name: str, *decides: object) -> Stage:
         """A stage by name; with `fresh`, without its past."""
         recipe = self.recipe
-        stage = Stage(self.folder / name, identity(recipe.seed, recipe.hardware.precision, *decides))
+        stage = Stage(
+            self.folder / name, identity(recipe.seed, recipe.hardware.precision, *decides)
+        )
         if self.fresh:
             stage.discard()
         return stage
@@ -150,7 +152,9 @@ def few_step(run: Run, steps: int) -> None:
     """Train the honest baseline: the same f on labels, with this many unrolled steps."""
     recipe, data = run.recipe, run.recipe.data()
     network = to_plain(recipe)["network"]  # type: ignore[index,call-overload]
-    stage = run.stage(f"few-step-{steps}", network, recipe.few_step, recipe.data_digest(data.train))
+    stage = run.stage(
+        f"few-step-{steps}", network, recipe.few_step, recipe.data_digest(data.train)
+    )
     if stage.outcome() is not None:
         run.console.print(f"few-step-{steps}: already trained in {stage.folder}.")
         return
@@ -204,7 +208,9 @@ def _student_score(
     def score() -> float:
         method = distilled(student, settings.inference)
         rows = sweep(teacher, {"student": method}, data.validation, run.recipe.metric, budgets)
-        own = [r.value for r in rows if r.model == "student" and r.metric == run.recipe.metric.name]
+        own = [
+            r.value for r in rows if r.model == "student" and r.metric == run.recipe.metric.name
+        ]
         return sum(own) / len(own)
 
     return score

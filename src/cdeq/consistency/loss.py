@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from cdeq.consistency.pairs import Window
 from cdeq.consistency.student import ConsistencyDEQ, StudentStep

@@ -49,7 +49,9 @@ def window(trajectory: tuple[State, ...], schedule: Schedule, k: Index) -> Windo
     """
     last = len(trajectory) - 1
     if bool(((k < 0) | (k > last)).any()):
-        raise ValueError(f"k indexes a trajectory z_0 … z_{last}; got values {k.flatten().tolist()}.")
+        raise ValueError(
+            f"k indexes a trajectory z_0 … z_{last}; got values {k.flatten().tolist()}."
+        )
     indices = tuple((k - back).clamp_min(0) for back in (2, 1, 0))
     before, previous, current = (select(trajectory, index) for index in indices)
     t_before, t_previous, t_current = (schedule(index) for index in indices)
@@ -108,7 +110,9 @@ def sample_indices(
         tensor([1, 2, 3])
     """
     if not 0 <= first <= last:
-        raise ValueError(f"indices are drawn from first … K with 0 ≤ first ≤ K; got {first} … {last}.")
+        raise ValueError(
+            f"indices are drawn from first … K with 0 ≤ first ≤ K; got {first} … {last}."
+        )
     return torch.randint(first, last + 1, size, generator=generator)
 
 
@@ -145,7 +149,9 @@ class EndpointAugmentation:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.probability <= 1.0:
-            raise ValueError(f"`probability` is p_aug in [0, 1] of Eq. (13); got {self.probability}.")
+            raise ValueError(
+                f"`probability` is p_aug in [0, 1] of Eq. (13); got {self.probability}."
+            )
         if self.first < 1 or self.tail < 0:
             raise ValueError(
                 "Algorithm 4 keeps z_0 and the last k_tail points: `first` ≥ 1 and `tail` ≥ 0; got "

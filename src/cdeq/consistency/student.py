@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from cdeq.core.readout import LinearReadout, MLPReadout, Time
 from cdeq.consistency.time import Boundary
 from cdeq.core.cell import bind
 from cdeq.core.deq import DEQ
+from cdeq.core.readout import LinearReadout, MLPReadout, Time
 from cdeq.core.solvers.base import require_fraction
 from cdeq.core.solvers.weights import two_point_weight
 from cdeq.core.state import Layout
@@ -144,9 +144,7 @@ class ConsistencyDEQ(nn.Module):
         """
         return self.bind(x)(z, t, previous)
 
-    def _step(
-        self, f: Map, z: State, t: Time, previous: History | None
-    ) -> tuple[State, History]:
+    def _step(self, f: Map, z: State, t: Time, previous: History | None) -> tuple[State, History]:
         layout = Layout.of(z, batched=self.batched)
         h = self.readout(f(z), t)
         z_flat, h_flat = layout.pack(z), layout.pack(h)
@@ -172,7 +170,9 @@ class ConsistencyDEQ(nn.Module):
         """Write the student to a folder: weights as safetensors, settings as JSON."""
         settings = {name: getattr(self, name) for name in _SETTINGS}
         readout = type(self.readout).__name__
-        save_folder(folder, self, {"kind": _KIND, "readout": readout, "settings": to_plain(settings)})
+        save_folder(
+            folder, self, {"kind": _KIND, "readout": readout, "settings": to_plain(settings)}
+        )
 
     @classmethod
     def from_pretrained(cls, source: str | Path, teacher: Teacher) -> Self:
@@ -196,7 +196,9 @@ class ConsistencyDEQ(nn.Module):
         try:
             student.load_state_dict(weights)
         except RuntimeError as error:
-            raise StoreError(f"{source} does not fit this teacher's cell and readout: {error}") from error
+            raise StoreError(
+                f"{source} does not fit this teacher's cell and readout: {error}"
+            ) from error
         return student.eval()
 
 

@@ -81,7 +81,9 @@ class Implicit(Adjoint):
 
     def attach(self, f: Map, z: State, *, batched: bool = True) -> State:
         layout = Layout.of(z, batched=batched)
-        require_tolerance(self.tol, relative, layout.dtype)  # here, not in the middle of a backward
+        require_tolerance(
+            self.tol, relative, layout.dtype
+        )  # here, not in the middle of a backward
         start = layout.pack(detach(z)).requires_grad_()
         value = layout.lift(f)(start)
         return layout.unpack(_SolveBackward.apply(value, start, self))
@@ -148,7 +150,9 @@ class Phantom(Adjoint):
     def __post_init__(self) -> None:
         require_fraction("damping", self.damping, "the step size of the phantom steps")
         if self.steps < 1:
-            raise ValueError(f"`steps` counts the evaluations with gradients, ≥ 1; got {self.steps}.")
+            raise ValueError(
+                f"`steps` counts the evaluations with gradients, ≥ 1; got {self.steps}."
+            )
 
     def attach(self, f: Map, z: State, *, batched: bool = True) -> State:
         z = detach(z)

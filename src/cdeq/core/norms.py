@@ -42,4 +42,6 @@ def relative(residual: Flat, value: Flat) -> PerSample:
 
 def _length(rows: Flat) -> PerSample:
     """The norm of each row, summed in float32 or better."""
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(rows.dtype, torch.float32))
+    return torch.linalg.vector_norm(
+        rows, dim=1, dtype=torch.promote_types(rows.dtype, torch.float32)
+    )

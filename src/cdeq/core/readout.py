@@ -82,7 +82,8 @@ class MLPReadout(nn.Module):
         _require_axis(axis)
         self.axis = axis
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(w + 1, 3 * w), nn.ReLU(), nn.Linear(3 * w, w)) for w in features
+            nn.Sequential(nn.Linear(w + 1, 3 * w), nn.ReLU(), nn.Linear(3 * w, w))
+            for w in features
         )
 
     def forward(self, value: State, t: Time) -> State:

@@ -42,7 +42,9 @@ def jacobian_penalty(
         True
     """
     if probes < 1:
-        raise ValueError(f"`probes` counts the random vectors that are averaged, ≥ 1; got {probes}.")
+        raise ValueError(
+            f"`probes` counts the random vectors that are averaged, ≥ 1; got {probes}."
+        )
     start, value = _linearised(f, z, batched)
     total = torch.zeros(start.shape[0], dtype=start.dtype, device=start.device)
     for _ in range(probes):
@@ -85,12 +87,16 @@ def spectral_radius(
         tensor([0.9000])
     """
     if steps < 2:
-        raise ValueError(f"`steps` counts power iterations, half of which are averaged: ≥ 2; got {steps}.")
+        raise ValueError(
+            f"`steps` counts power iterations, half of which are averaged: ≥ 2; got {steps}."
+        )
     start, value = _linearised(f, z, batched)
     v = torch.randn(start.shape, dtype=start.dtype, device=start.device, generator=generator)
     growth: list[Tensor] = []
     for _ in range(steps):
-        v = v / torch.linalg.vector_norm(v, dim=1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
+        v = v / torch.linalg.vector_norm(v, dim=1, keepdim=True).clamp_min(
+            torch.finfo(v.dtype).tiny
+        )
         (v,) = torch.autograd.grad(value, start, v, retain_graph=True)
         growth.append(torch.linalg.vector_norm(v, dim=1))
     return torch.stack(growth[steps // 2 :]).log().mean(0).exp()

@@ -223,7 +223,9 @@ class _Leader:
             return _Leader(self.layout, z, error)
         better = (error < self.error) | (torch.isfinite(error) & ~torch.isfinite(self.error))
         rows = torch.where(better.unsqueeze(1), self.layout.pack(z), self.z)
-        return _Leader(self.layout, self.layout.unpack(rows), torch.where(better, error, self.error))
+        return _Leader(
+            self.layout, self.layout.unpack(rows), torch.where(better, error, self.error)
+        )
 
 
 def residual_norm(f: Map, z: State, *, norm: Norm = relative, batched: bool = True) -> PerSample:
@@ -257,7 +259,9 @@ def require_budget(max_steps: int) -> None:
         ValueError: Says what came.
     """
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
-        raise ValueError(f"`max_steps` is the number of evaluations of f, at least 1; got {max_steps!r}.")
+        raise ValueError(
+            f"`max_steps` is the number of evaluations of f, at least 1; got {max_steps!r}."
+        )
 
 
 def require_tolerance(tol: float | None, norm: Norm, dtype: torch.dtype) -> None:
@@ -269,7 +273,9 @@ def require_tolerance(tol: float | None, norm: Norm, dtype: torch.dtype) -> None
     if tol is None:
         return
     if not tol > 0.0:
-        raise ValueError(f"`tol` is a positive residual norm, or None for a fixed budget; got {tol}.")
+        raise ValueError(
+            f"`tol` is a positive residual norm, or None for a fixed budget; got {tol}."
+        )
     eps = torch.finfo(dtype).eps
     if norm is relative and tol < eps:
         raise ValueError(

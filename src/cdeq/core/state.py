@@ -74,7 +74,9 @@ class Layout:
             ValueError: When a tensor has no batch dimension, or batch sizes or devices differ.
         """
         parts = _checked_parts(state)
-        if batched and len({part.shape[:1] for part in parts}) != 1 or batched and parts[0].ndim == 0:
+        if (batched and len({part.shape[:1] for part in parts}) != 1) or (
+            batched and parts[0].ndim == 0
+        ):
             raise ValueError(
                 "a batched state needs one first dimension (samples) common to its tensors; got shapes "
                 f"{[tuple(part.shape) for part in parts]}; pass `batched=False` for a single sample."

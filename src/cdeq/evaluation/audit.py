@@ -50,7 +50,9 @@ class Audit:
 
     def summary(self) -> str:
         """The audit in a few lines."""
-        verdict = "converges" if self.converges else "does NOT converge: distilling it is pointless"
+        verdict = (
+            "converges" if self.converges else "does NOT converge: distilling it is pointless"
+        )
         return (
             f"The teacher {verdict}.\n"
             f"  after {self.steps} Anderson evaluations  residual median {self.residual_median:.1e}, "

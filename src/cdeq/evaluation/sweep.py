@@ -125,19 +125,13 @@ def sweep(
         ).z
         answer = model.decode(exact, x)
         means.add(("teacher", None, metric.name), metric.score(answer, batch))
-        means.add(
-            ("teacher", None, "relative_residual"), residual_norm(f, exact, batched=batched)
-        )
+        means.add(("teacher", None, "relative_residual"), residual_norm(f, exact, batched=batched))
         for name, method in methods.items():
             for nfe, z in _at(method(model, x, z0), budgets):
                 output = model.decode(z, x)
                 means.add((name, nfe, metric.name), metric.score(output, batch))
-                means.add(
-                    (name, nfe, "relative_error"), relative_error(z, exact, batched=batched)
-                )
-                means.add(
-                    (name, nfe, "relative_residual"), residual_norm(f, z, batched=batched)
-                )
+                means.add((name, nfe, "relative_error"), relative_error(z, exact, batched=batched))
+                means.add((name, nfe, "relative_residual"), residual_norm(f, z, batched=batched))
             advance()
     return list(_finished(means, metric))
 

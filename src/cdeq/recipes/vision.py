@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from cdeq.consistency.loss import DistillationLoss
 from cdeq.consistency.pairs import EndpointAugmentation
@@ -75,7 +75,7 @@ def digits() -> DigitsRecipe:
         ),
         trajectories=TrajectoryRecipe(max_steps=20),
         student=StudentRecipe(plan=Plan(steps=800, learning_rate=1e-3)),
-        few_step=Plan(steps=500, learning_rate=3e-3, weight_decay=1e-3, validate_every=100),
+        few_step=Plan(steps=400, learning_rate=3e-3, weight_decay=1e-3, validate_every=100),
     )
 
 

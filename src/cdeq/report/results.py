@@ -19,8 +19,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from cdeq.errors import StoreError
 from cdeq.atomic import write_atomic
+from cdeq.errors import StoreError
 from cdeq.report.checks import check_number, check_text, is_int
 from cdeq.report.rows import Row
 from cdeq.report.strict_json import block, line, parse, record

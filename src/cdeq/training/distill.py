@@ -38,7 +38,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.ema_decay < 1.0:
-            raise ValueError(f"`ema_decay` is the rate μ in [0, 1) of the EMA; got {self.ema_decay}.")
+            raise ValueError(
+                f"`ema_decay` is the rate μ in [0, 1) of the EMA; got {self.ema_decay}."
+            )
 
 
 class DistillationObjective(Objective):
@@ -74,7 +76,9 @@ class DistillationObjective(Objective):
         average = get_ema_multi_avg_fn(sampling.ema_decay)
         self.target = AveragedModel(student, multi_avg_fn=average, use_buffers=True)
         self.target.requires_grad_(False).eval()
-        self.target.n_averaged.fill_(1)  # φ⁻ starts as φ: the first update averages like every other
+        self.target.n_averaged.fill_(
+            1
+        )  # φ⁻ starts as φ: the first update averages like every other
         self.teacher, self.trajectories = teacher.requires_grad_(False).eval(), trajectories
         self.schedule, self.loss, self.sampling = schedule, loss, sampling
 

@@ -202,9 +202,7 @@ def _watch(objective: Objective, at: _Progress, plan: Plan, score: Score | None)
         at.score, at.weights = value, {name: t.detach().clone() for name, t in state.items()}
 
 
-def _save(
-    fabric: Fabric, path: Path, state: dict[str, Any], at: _Progress, identity: str
-) -> None:
+def _save(fabric: Fabric, path: Path, state: dict[str, Any], at: _Progress, identity: str) -> None:
     partial_path = path.with_suffix(".partial")
     extra = {"step": at.step, "score": at.score, "weights": at.weights, "identity": identity}
     try:
@@ -244,7 +242,9 @@ def _loggers(folder: Path, start: int) -> list[CSVLogger | TensorBoardLogger]:
     """One log folder a (re)start; a log from the same step is of updates that are now repeated."""
     version = f"from-{start}"
     shutil.rmtree(folder / "logs" / version, ignore_errors=True)
-    return [logger(folder, name="logs", version=version) for logger in (CSVLogger, TensorBoardLogger)]
+    return [
+        logger(folder, name="logs", version=version) for logger in (CSVLogger, TensorBoardLogger)
+    ]
 
 
 def _log(fabric: Fabric, loggers: list[Any], losses: Mapping[str, Tensor], at: _Progress) -> None:
@@ -258,7 +258,7 @@ def _log(fabric: Fabric, loggers: list[Any], losses: Mapping[str, Tensor], at: _
         logger.save()
 
 
-class _bar:  # noqa: N801 - a context manager that reads as a function
+class _bar:
     """A progress bar that shows the loss."""
 
     def __init__(self, label: str, total: int, start: int, *, quiet: bool) -> None:

@@ -23,5 +23,5 @@ class Objective(nn.Module, ABC):
     ) -> Mapping[str, Tensor]:
         """The terms of the loss by name; `loss` is the one to minimise, the others are logged."""
 
-    def after_step(self) -> None:  # noqa: B027 - most objectives keep nothing between steps
+    def after_step(self) -> None:
         """Called after each update of the parameters, for running averages."""

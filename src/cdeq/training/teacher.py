@@ -52,7 +52,9 @@ class TeacherLoss:
                 f"{self.shortest} … {self.longest}."
             )
         if not 0.0 <= self.random_start <= 1.0:
-            raise ValueError(f"`random_start` is a probability in [0, 1]; got {self.random_start}.")
+            raise ValueError(
+                f"`random_start` is a probability in [0, 1]; got {self.random_start}."
+            )
         if not self.jacobian_weight >= 0.0:
             raise ValueError(
                 f"`jacobian_weight` weighs a penalty, so it is ≥ 0; got {self.jacobian_weight}."

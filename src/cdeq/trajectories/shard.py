@@ -77,12 +77,12 @@ class Shard:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                label = Label(**json.loads(file.metadata()[_KEY]))
+                label = Label(**json.loads((file.metadata() or {})[_KEY]))
                 return cls(label, tuple(map(file.get_tensor, sorted(file.keys(), key=int))))
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise StoreError(
                 f"`{path}` should be a shard of a trajectory cache, but cannot be read as a whole "
-                f"one ({error}); delete it and call `write_cache` again to have it recomputed."
+                f"one ({error!r}); delete it and call `write_cache` again to have it recomputed."
             ) from error
 
     @property

@@ -74,7 +74,9 @@ class Anderson(Solver[AndersonState]):
     def __post_init__(self) -> None:
         require_fraction("mixing", self.mixing, "the relaxation β of Eq. (4)")
         if self.window < 0:
-            raise ValueError(f"`window` counts the earlier states m ≥ 0 that are kept; got {self.window}.")
+            raise ValueError(
+                f"`window` counts the earlier states m ≥ 0 that are kept; got {self.window}."
+            )
         if not self.ridge >= 0.0:
             raise ValueError(f"`ridge` is a relative Tikhonov term ≥ 0; got {self.ridge}.")
 
@@ -95,13 +97,18 @@ class Anderson(Solver[AndersonState]):
         residuals, residual = _subtract_into(state.residuals, slot, value, z, tracked)
         image = value if self.mixing == 1.0 else torch.add(z, residual, alpha=self.mixing)
         images = _write(state.images, slot, image, tracked)
-        products = torch.bmm(residual.unsqueeze(1), residuals[:, :filled].transpose(1, 2)).squeeze(1)
+        products = torch.bmm(residual.unsqueeze(1), residuals[:, :filled].transpose(1, 2)).squeeze(
+            1
+        )
         gram = _write_cross(state.gram, slot, products.to(SOLVED_IN), tracked)
         noise = 8 * torch.finfo(products.dtype).eps
         alpha = window_weights(gram[:, :filled, :filled], slot, noise, self.ridge)
         z_next = torch.bmm(alpha.to(images.dtype).unsqueeze(1), images[:, :filled]).squeeze(1)
         return Step(
-            z_next.to(z.dtype), value, residual, AndersonState(residuals, images, gram, state.k + 1)
+            z_next.to(z.dtype),
+            value,
+            residual,
+            AndersonState(residuals, images, gram, state.k + 1),
         )
 
 

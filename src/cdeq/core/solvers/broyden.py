@@ -57,7 +57,9 @@ class Broyden(Solver[BroydenState]):
 
     def __post_init__(self) -> None:
         if self.memory < 1:
-            raise ValueError(f"`memory` counts the rank-one updates that are kept, ≥ 1; got {self.memory}.")
+            raise ValueError(
+                f"`memory` counts the rank-one updates that are kept, ≥ 1; got {self.memory}."
+            )
 
     def init(self, z: Flat) -> BroydenState:
         return BroydenState((), (), None, None)

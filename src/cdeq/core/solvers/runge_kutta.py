@@ -22,7 +22,9 @@ class Tableau(NamedTuple):
 
 
 EULER = Tableau(stages=(), weights=(1.0,))
-CLASSICAL = Tableau(stages=((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), weights=(1 / 6, 1 / 3, 1 / 3, 1 / 6))
+CLASSICAL = Tableau(
+    stages=((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), weights=(1 / 6, 1 / 3, 1 / 3, 1 / 6)
+)
 
 
 class Flow(NamedTuple):
@@ -66,10 +68,12 @@ class RungeKutta(Solver[Flow]):
         last = len(slopes) == len(self.tableau.weights)
         weights = self.tableau.weights if last else self.tableau.stages[len(slopes) - 1]
         z_next = state.base + self.size * sum(w * s for w, s in zip(weights, slopes, strict=True))
-        return Step(z_next, value, residual, Flow(z_next, ()) if last else Flow(state.base, slopes))
+        return Step(
+            z_next, value, residual, Flow(z_next, ()) if last else Flow(state.base, slopes)
+        )
 
 
-def Euler(*, size: float = 1.0) -> RungeKutta:  # noqa: N802 - reads as the solver it makes
+def Euler(*, size: float = 1.0) -> RungeKutta:
     """Explicit Euler on Eq. (2): one evaluation a step, order 1.
 
     Example:
@@ -83,7 +87,7 @@ def Euler(*, size: float = 1.0) -> RungeKutta:  # noqa: N802 - reads as the solv
     return RungeKutta(tableau=EULER, size=size)
 
 
-def RK4(*, size: float = 1.0) -> RungeKutta:  # noqa: N802 - reads as the solver it makes
+def RK4(*, size: float = 1.0) -> RungeKutta:
     """The classical method on Eq. (2): four evaluations a step, order 4.
 
     Example:

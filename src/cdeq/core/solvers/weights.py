@@ -6,7 +6,7 @@ neither synchronises with the host.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cdeq.typing import Flat, PerSample
@@ -17,7 +17,9 @@ SOLVED_IN = torch.float64
 """The (m + 1)² system is tiny: solving it in double precision costs nothing and loses nothing."""
 
 
-def window_weights(gram: Float[Tensor, "b m m"], newest: int, noise: float, ridge: float) -> Weights:
+def window_weights(
+    gram: Float[Tensor, "b m m"], newest: int, noise: float, ridge: float
+) -> Weights:
     r"""Weights of a window of residuals from their Gram matrix.
 
     With :math:`D` the diagonal of :math:`G_{ij} = r_i^\top r_j` and
@@ -29,7 +31,8 @@ def window_weights(gram: Float[Tensor, "b m m"], newest: int, noise: float, ridg
     Scaling each residual by its own size, instead of all by the mean diagonal, keeps the ridge
     harmless while residuals shrink by orders of magnitude inside one window. The ridge is raised a
     thousandfold where the Cholesky factorisation fails, and a row that still fails falls back to
-    Picard's weights.
+    Picard's weights. Such rows are taken out before the system is solved, not after, so that gradients
+    stay finite as well.
 
     Arguments:
         gram: The Gram matrices G.
@@ -44,26 +47,26 @@ def window_weights(gram: Float[Tensor, "b m m"], newest: int, noise: float, ridg
         tensor([[0., 1.]], dtype=torch.float64)
     """
     gram = gram.to(SOLVED_IN)
-    size = torch.diagonal(gram, dim1=1, dim2=2)
-    scale = size.clamp_min(torch.finfo(SOLVED_IN).tiny).rsqrt()
-    picard = torch.zeros_like(size)
-    picard[:, newest] = 1.0
-    alpha = picard
-    for shift in (1e3 * (ridge + noise), ridge + noise):
-        candidate = _normal_equations(gram * scale.unsqueeze(1) * scale.unsqueeze(2), scale, shift)
-        usable = torch.isfinite(candidate).all(1, keepdim=True) & (size[:, newest, None] > 0)
-        alpha = torch.where(usable, candidate, alpha)
-    return alpha
-
-
-def _normal_equations(correlation: Tensor, scale: Tensor, shift: float) -> Weights:
-    """Unnormalised infinities and failed factorisations come out as NaN, for the caller to replace."""
-    eye = torch.eye(scale.shape[1], dtype=scale.dtype, device=scale.device)
-    factor, info = torch.linalg.cholesky_ex(correlation + shift * eye)
-    failed = (info != 0).reshape(-1, 1, 1)
-    factor = torch.where(failed, eye, factor)
+    eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    usable = torch.isfinite(gram).all(2).all(1) & (gram[:, newest, newest] > 0)
+    gram = gram.where(usable.reshape(-1, 1, 1), eye)
+    scale = torch.diagonal(gram, dim1=1, dim2=2).clamp_min(torch.finfo(SOLVED_IN).tiny).rsqrt()
+    correlation = gram * scale.unsqueeze(1) * scale.unsqueeze(2)
+    shift, positive = _positive_shift(correlation.detach(), ridge + noise)
+    usable = (usable & positive).unsqueeze(1)
+    correlation = correlation.where(usable.unsqueeze(2), eye)
+    factor = torch.linalg.cholesky_ex(correlation + shift.reshape(-1, 1, 1) * eye).L
+    scale = scale / scale.detach().amax(1, keepdim=True)
     solution = torch.cholesky_solve(scale.unsqueeze(2), factor).squeeze(2) * scale
-    return torch.where(failed.squeeze(2), torch.nan, solution / solution.sum(1, keepdim=True))
+    return torch.where(usable, solution / solution.sum(1, keepdim=True), eye[newest])
+
+
+def _positive_shift(correlation: Tensor, shift: float) -> tuple[PerSample, Bool[Tensor, " b"]]:
+    """The smallest of two shifts that makes each row's matrix positive definite, and whether one does."""
+    eye = torch.eye(correlation.shape[1], dtype=correlation.dtype, device=correlation.device)
+    trials = torch.stack([correlation + shift * eye, correlation + 1e3 * shift * eye])
+    small, large = torch.linalg.cholesky_ex(trials).info == 0
+    return torch.where(small, shift, 1e3 * shift).to(correlation.dtype), small | large
 
 
 def two_point_weight(residual: Flat, previous: Flat) -> PerSample:
@@ -78,7 +81,10 @@ def two_point_weight(residual: Flat, previous: Flat) -> PerSample:
         >>> two_point_weight(torch.tensor([[1.0], [2.0]]), torch.tensor([[-1.0], [2.0]]))
         tensor([0.5000, 1.0000])
     """
-    rounding, wide = torch.finfo(residual.dtype).eps, torch.promote_types(residual.dtype, torch.float32)
+    rounding, wide = (
+        torch.finfo(residual.dtype).eps,
+        torch.promote_types(residual.dtype, torch.float32),
+    )
     previous = previous.to(wide)
     change = residual.to(wide) - previous
     square = change.square().sum(1)

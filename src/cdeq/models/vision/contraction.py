@@ -6,12 +6,12 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
-from cdeq.core.readout import LinearReadout
 from cdeq.core.adjoint import Implicit
 from cdeq.core.cell import Cell
 from cdeq.core.deq import DEQ
+from cdeq.core.readout import LinearReadout
 from cdeq.core.solvers import Anderson
 from cdeq.core.solvers.base import require_fraction
 from cdeq.models.base import EquilibriumModel
@@ -47,7 +47,8 @@ class ContractionCell(Cell):
         super().__init__()
         require_fraction("factor", factor, "the contraction factor κ")
         self.size, self.factor = size, factor
-        self.weight = nn.Parameter(torch.randn(channels, channels, 3, 3))
+        # f does not depend on the weight's scale, but the size of a gradient step relative to it does
+        self.weight = nn.Parameter(torch.randn(channels, channels, 3, 3) / (3 * channels**0.5))
 
     def prepare(self, x: Images) -> Prepared:
         return Prepared(x, self.weight * (self.factor / conv_norm_bound(self.weight, self.size)))

@@ -1,7 +1,8 @@
 """The zoo: small maps z ↦ f(z) whose fixed point is known, each with its spectral radius.
 
-A problem is a frozen value and is itself the map. `ZOO` holds functions that build one in a dtype on a
-device. A map F gets a chosen solution z* by a shift, f = F + (z* - F(z*)), or inside its nonlinearity.
+A problem is a frozen value and is itself the map. `ZOO` holds functions that build one in a dtype
+on a device. A map F gets a chosen solution z* by a shift, f = F + (z* - F(z*)), or inside its
+nonlinearity.
 """
 
 from abc import ABC, abstractmethod

@@ -34,10 +34,11 @@ def digest_of(source: nn.Module | Mapping[str, Tensor], *, settings: str = "") -
         if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
             raise TypeError(
                 "a digest is taken of dense tensors, since it is one of their bytes; got "
-                f"{type(tensor).__name__} for `{name}`: pass its dense parts, or name it in `settings`."
+                f"{type(tensor).__name__} for `{name}`: pass its dense parts, or name it in "
+                f"`settings`."
             )
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(memoryview(tensor.detach().cpu().flatten().view(torch.uint8).numpy()))
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

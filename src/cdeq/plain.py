@@ -1,4 +1,4 @@
-"""Settings as plain JSON, and back: frozen dataclasses of numbers, strings, enums and one another."""
+"""Settings as plain JSON, and back: frozen dataclasses of numbers, strings, enums."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -7,14 +7,14 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
-Plain: TypeAlias = "None | bool | int | float | str | list[Plain] | dict[str, Plain]"
+Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 """What JSON can say."""
 
 T = TypeVar("T")
 
 
 def to_plain(value: Any) -> Plain:  # noqa: ANN401 - the point is to take any setting
-    """A setting as JSON can say it; a dataclass becomes its fields and its `type`, a function its name.
+    """A setting as JSON can say it: a dataclass as its fields and `type`, a function as its name.
 
     Raises:
         TypeError: When the value, or something in it, is no setting.
@@ -70,9 +70,8 @@ def _build(hint: Any, data: Any, where: str) -> Any:  # noqa: ANN401 - driven by
         return hint[data]
     if isinstance(hint, type) and issubclass(hint, Path):
         return Path(data)
-    allowed = (int, float) if hint is float else (hint,)
-    if data is not None and isinstance(hint, type) and not isinstance(data, allowed):
-        raise ValueError(f"{where} should be {hint.__name__}; got {data!r}.")
+    if data is not None and isinstance(hint, type):
+        _require_kind(hint, data, where)
     return data
 
 
@@ -99,3 +98,9 @@ def _build_dataclass(kind: type, data: Any, where: str) -> Any:  # noqa: ANN401
             f"{where} should hold a {kind.__name__} with {sorted(names)}; got {data!r}."
         )
     return kind(**{name: _build(hints[name], given[name], f"{where}.{name}") for name in names})
+
+
+def _require_kind(kind: type, data: object, where: str) -> None:
+    kinds = (int, float) if kind is float else (kind,)
+    if not isinstance(data, kinds):
+        raise ValueError(f"{where} should be {kind.__name__}; got {data!r}.")

@@ -20,8 +20,8 @@ WEIGHTS, CONFIG, FORMAT = "model.safetensors", "config.json", 1
 def save_folder(folder: str | Path, module: nn.Module, config: Mapping[str, Plain]) -> None:
     """Write a module's state and its settings.
 
-    The settings are written last and carry the digest of the weights, so a folder that was only half
-    replaced is recognised.
+    The settings are written last and carry the digest of the weights, so a folder that was only
+    half replaced is recognised.
 
     Arguments:
         folder: Made when missing; an older model in it is replaced.
@@ -43,10 +43,11 @@ def save_folder(folder: str | Path, module: nn.Module, config: Mapping[str, Plai
 
 
 def load_folder(source: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read what `save_folder` wrote, from a folder or, failing that, a hub repository `owner/name`.
+    """Read what `save_folder` wrote, from a folder or else a hub repository `owner/name`.
 
     Raises:
-        StoreError: When a file is missing or damaged, or the weights are not those of the settings.
+        StoreError: When a file is missing or damaged, or the weights are not those of the
+            settings.
         CDEQError: When the source is a hub repository and `huggingface_hub` is not installed.
     """
     folder = _local(source)
@@ -59,9 +60,9 @@ def load_folder(source: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         found = hashlib.sha256(weights).hexdigest()
         if config["format"] != FORMAT or config["sha256"] != found:
             raise StoreError(
-                f"{folder} is damaged or half replaced: {CONFIG} describes format {config['format']}, "
-                f"weights {config['sha256'][:12]}, but {WEIGHTS} is format {FORMAT}, {found[:12]}; "
-                "save it again."
+                f"{folder} is damaged or half replaced: {CONFIG} describes format "
+                f"{config['format']}, weights {config['sha256'][:12]}, but {WEIGHTS} is format "
+                f"{FORMAT}, {found[:12]}; save it again."
             )
         return config, load(weights)
     except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:

@@ -1,7 +1,7 @@
 """The vocabulary of signatures.
 
-Dimensions in shape strings: `b` sample, `d` packed feature, `k` iteration, `m` window, `j` inference
-step, `c h w` image, `l` token, `n` node, `e` edge.
+Dimensions in shape strings: `b` sample, `d` packed feature, `k` iteration, `m` window, `j`
+inference step, `c h w` image, `l` token, `n` node, `e` edge.
 """
 
 from collections.abc import Callable
@@ -22,8 +22,8 @@ Flat: TypeAlias = Float[Tensor, "b d"]
 PerSample: TypeAlias = Float[Tensor, " b"]
 """One number a sample."""
 
-Map: TypeAlias = Callable[[State], State]
-"""The map whose fixed point is wanted, with its context already bound: z ↦ f(z, x)."""
+Map: TypeAlias = Callable[[Any], State]
+"""The map whose fixed point is wanted, its context bound: z ↦ f(z, x), from State to State."""
 
 FlatMap: TypeAlias = Callable[[Flat], Flat]
 """The same map between packed states."""

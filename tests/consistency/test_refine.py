@@ -1,5 +1,7 @@
 """Algorithm 1: as many evaluations as times, and nothing kept on the way."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from problems import Counted, each_teacher, vector_teacher
@@ -13,7 +15,9 @@ from cdeq.core.state import tensors
 @each_teacher
 @pytest.mark.parametrize("accelerate", (True, False))
 @pytest.mark.parametrize("steps", (1, 2, 5))
-def test_each_time_costs_one_evaluation(make, accelerate, steps, dtype, device, monkeypatch) -> None:
+def test_each_time_costs_one_evaluation(
+    make, accelerate, steps, dtype, device, monkeypatch
+) -> None:
     taught = make(dtype, device)
     student = ConsistencyDEQ.from_teacher(taught, accelerate=accelerate)
     counted = Counted(student.cell.forward)
@@ -59,13 +63,20 @@ def test_longer_runs_begin_like_shorter_ones(device) -> None:
 def test_the_start_is_left_alone(device) -> None:
     taught = vector_teacher(torch.float64, device)
     start = taught.start.clone()
-    list(refine(ConsistencyDEQ.from_teacher(taught), taught.x, taught.start, torch.linspace(0.002, 1, 4)))
+    list(
+        refine(
+            ConsistencyDEQ.from_teacher(taught),
+            taught.x,
+            taught.start,
+            torch.linspace(0.002, 1, 4),
+        )
+    )
     assert torch.equal(taught.start, start)
 
 
 def test_any_student_with_a_memory_of_its_own_is_refined(device) -> None:
     class Adding:
-        def bind(self, x: Tensor):
+        def bind(self, x: Tensor) -> Callable:
             return lambda z, t, memory: (z + x * t, (memory or 0) + 1)
 
     one = torch.ones((), device=device)

@@ -126,7 +126,7 @@ def test_the_boundary_is_all_network_at_eps_and_the_identity_at_the_end(span, pr
         (lambda: ExponentialSchedule.from_ratio(0.0), "`ratio`"),
         (lambda: PowerSchedule(power=0.0), "`power`"),
         (lambda: PowerSchedule(steps=0), "`steps`"),
-        (lambda: PowerSchedule(steps=5)(torch.tensor([2, 6])), "ends at k = 5.*got k = 6"),
+        (lambda: PowerSchedule(steps=5)(torch.tensor([2, 6])), "ends at k = 5"),
         (lambda: ExponentialSchedule().times(0), "`steps`"),
         (lambda: Boundary(power=0.9), "`power`"),
     ],
@@ -134,5 +134,3 @@ def test_the_boundary_is_all_network_at_eps_and_the_identity_at_the_end(span, pr
 def test_settings_out_of_range_are_refused(build, message) -> None:
     with pytest.raises(ValueError, match=f"{message}.*got"):
         build()
-
-

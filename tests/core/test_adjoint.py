@@ -1,4 +1,4 @@
-"""Gradients at the equilibrium: three independent routes to the same numbers, at the promised price."""
+"""Gradients at the equilibrium: independent routes to the same numbers, at the promised price."""
 
 import gc
 import weakref
@@ -173,7 +173,9 @@ def test_jacobian_free_is_one_undamped_phantom_step(linear, cotangent) -> None:
 
 @pytest.mark.parametrize(("steps", "damping"), [(1, 0.5), (3, 0.5), (5, 0.8), (4, 1.0)])
 def test_phantom_is_a_truncated_damped_series(steps, damping, linear, cotangent) -> None:
-    _, offset = gradients(Phantom(steps=steps, damping=damping), linear, linear.solution, cotangent)
+    _, offset = gradients(
+        Phantom(steps=steps, damping=damping), linear, linear.solution, cotangent
+    )
     step = (1 - damping) * torch.eye(5).to(linear.matrix) + damping * linear.matrix
     series = damping * sum(torch.linalg.matrix_power(step, i) for i in range(steps))
     torch.testing.assert_close(offset, cotangent @ series)

@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from problems import BATCHED, Linear, Problem, contraction, each_dtype, rotation, seeded, stiff, tanh
+from problems import (
+    BATCHED,
+    Linear,
+    Problem,
+    contraction,
+    each_dtype,
+    rotation,
+    seeded,
+    stiff,
+    tanh,
+)
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -140,7 +150,7 @@ def test_a_ridge_never_stops_convergence(device) -> None:
 
 
 def test_gradients_stay_finite_where_a_sample_has_converged_exactly(device) -> None:
-    """Sample 0 starts at its fixed point, so its Gram matrix is zero and its six steps are Picard's."""
+    """Sample 0 starts at its fixed point: its Gram matrix is zero, its six steps are Picard's."""
     z0 = torch.tensor([[1.0, 1.0], [0.0, 3.0]], device=device)
     scale = torch.tensor(0.5, device=device, requires_grad=True)
     z = solve(lambda z: scale * z + 0.5, z0, Anderson(window=2), max_steps=6).z

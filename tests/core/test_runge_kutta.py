@@ -25,7 +25,9 @@ def integrated(problem: Linear, method: type, intervals: int, t: float) -> Tenso
 
 @pytest.mark.parametrize("make", (contraction, rotation, stiff))
 @pytest.mark.parametrize(("method", "order"), [(Euler, 1), (RK4, 4)])
-def test_the_error_against_the_matrix_exponential_has_the_order(make, method, order, device) -> None:
+def test_the_error_against_the_matrix_exponential_has_the_order(
+    make, method, order, device
+) -> None:
     problem = make(torch.float64, device)
     coarse, fine = (
         (integrated(problem, method, intervals, 2.0) - flow(problem, 2.0)).norm()

@@ -7,14 +7,12 @@ import torch
 from problems import (
     BATCHED,
     Counted,
-    Problem,
     contraction,
     cosine,
     coupled,
     each_problem,
     each_solver,
     propagation,
-    rotation,
     seeded,
     tanh,
 )
@@ -23,8 +21,8 @@ from torch import Tensor
 from cdeq import (
     Anderson,
     Picard,
-    Solver,
     SolveError,
+    Solver,
     Status,
     absolute,
     iterate,
@@ -32,7 +30,7 @@ from cdeq import (
     residual_norm,
     solve,
 )
-from cdeq.core.state import Layout, detach, like, tensors
+from cdeq.core.state import Layout, like, tensors
 from cdeq.typing import State
 
 
@@ -54,7 +52,7 @@ def test_the_trajectory_is_what_happened(solver, make, tol, dtype, device) -> No
     z0 = problem.start
     recorded = solve(problem, z0, solver, max_steps=9, record=True, **options)
     steps = islice(iterate(problem, problem.start, solver, **options), 9)
-    seen = [copied(point.z) for point in steps]            # before anything can overwrite it
+    seen = [copied(point.z) for point in steps]  # before anything can overwrite it
     assert plain.trajectory is None
     assert len(recorded.trajectory) == recorded.nfe + 1 == len(seen) + 1
     assert recorded.trajectory[0] is z0
@@ -190,13 +188,21 @@ def test_divergence_is_never_called_convergence(solver, growth, device) -> None:
     """Not even where the norm of the value overflows before that of the residual."""
     start = torch.ones(2, 3, device=device)
     run = solve(lambda z: growth * z * z.abs(), start, solver, max_steps=120, tol=1e-4)
-    assert not run.converged.any() or residual_norm(lambda z: growth * z * z.abs(), run.z).max() <= 1e-4
+    assert (
+        not run.converged.any()
+        or residual_norm(lambda z: growth * z * z.abs(), run.z).max() <= 1e-4
+    )
 
 
 @pytest.mark.parametrize("growth", (1.1, 1.5, 2.4))
 def test_picard_on_an_expansion_ends_as_not_finite(growth, device) -> None:
-    run = solve(lambda z: growth * z + 1, torch.zeros(2, 3, device=device), Picard(),
-                max_steps=1000, tol=1e-4)
+    run = solve(
+        lambda z: growth * z + 1,
+        torch.zeros(2, 3, device=device),
+        Picard(),
+        max_steps=1000,
+        tol=1e-4,
+    )
     assert run.status is Status.NONFINITE
     assert not run.converged.any()
 
@@ -206,7 +212,9 @@ def test_a_nan_in_x_is_an_outcome_of_its_sample_alone(device) -> None:
     clean = solve(lambda z: torch.tanh(0.5 * z + x), torch.zeros_like(x), max_steps=40, tol=1e-8)
     spoilt = x.clone()
     spoilt[1, 2] = torch.nan
-    run = solve(lambda z: torch.tanh(0.5 * z + spoilt), torch.zeros_like(x), max_steps=40, tol=1e-8)
+    run = solve(
+        lambda z: torch.tanh(0.5 * z + spoilt), torch.zeros_like(x), max_steps=40, tol=1e-8
+    )
     assert run.converged.tolist() == [True, False, True]
     assert run.steps[1] == 1
     assert torch.equal(run.z[[0, 2]], clean.z[[0, 2]])
@@ -250,19 +258,22 @@ def test_relative_error_is_that_of_the_packed_state(device) -> None:
 @pytest.mark.parametrize("max_steps", (0, -1, 2.5, True, None, "3"))
 def test_a_budget_is_a_whole_number_of_evaluations(max_steps) -> None:
     f = Counted(torch.cos)
-    with pytest.raises(ValueError, match=r"`max_steps` is the number of evaluations.*at least 1; got"):
+    with pytest.raises(
+        ValueError, match=r"`max_steps` is the number of evaluations.*at least 1; got"
+    ):
         solve(f, torch.zeros(1, 1), max_steps=max_steps)
     assert f.calls == 0
 
 
 @pytest.mark.parametrize("tol", (0.0, -1e-3, float("nan")))
 def test_a_tolerance_is_positive(tol) -> None:
-    with pytest.raises(ValueError, match="`tol` is a positive residual norm.*got"):
+    with pytest.raises(ValueError, match=r"`tol` is a positive residual norm.*got"):
         solve(torch.cos, torch.zeros(1, 1), max_steps=3, tol=tol)
 
 
 @pytest.mark.parametrize(
-    ("state_dtype", "below"), [(torch.float32, 1e-8), (torch.float64, 1e-17), (torch.bfloat16, 1e-3)]
+    ("state_dtype", "below"),
+    [(torch.float32, 1e-8), (torch.float64, 1e-17), (torch.bfloat16, 1e-3)],
 )
 def test_a_tolerance_below_the_precision_is_refused(state_dtype, below) -> None:
     z0 = torch.zeros(1, 1, dtype=state_dtype)
@@ -289,4 +300,6 @@ def test_a_map_that_changes_the_form_is_refused(solver: Solver, f, message) -> N
 def test_a_state_without_samples_asks_for_batched_false() -> None:
     with pytest.raises(ValueError, match="batched=False"):
         solve(torch.cos, torch.tensor(0.0), max_steps=3)
-    assert solve(torch.cos, torch.tensor(0.0), max_steps=30, batched=False, tol=1e-5).check().nfe < 30
+    assert (
+        solve(torch.cos, torch.tensor(0.0), max_steps=30, batched=False, tol=1e-5).check().nfe < 30
+    )

@@ -156,7 +156,7 @@ def test_bfloat16_converges_to_its_own_accuracy(solver, make, device) -> None:
 @pytest.mark.parametrize("make", (cosine, coupled))
 @each_solver
 def test_autocast_reaches_f_alone(solver, make, device) -> None:
-    """No map here is one that autocast narrows: whatever changes is the solver's own arithmetic."""
+    """No map here is one that autocast narrows: a change would be the solver's own."""
     problem = make(torch.float32, device)
     plain = path(problem, problem.start, solver, 10)
     with torch.autocast(device.type, dtype=torch.bfloat16):

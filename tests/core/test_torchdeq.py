@@ -43,7 +43,9 @@ def test_the_same_fixed_point(name: str, solver: Solver, make, device) -> None:
 class Layer(nn.Module):
     def __init__(self, device: torch.device) -> None:
         super().__init__()
-        self.weight = nn.Parameter(0.35 * seeded(5, 5, seed=40, dtype=torch.float64, device=device))
+        self.weight = nn.Parameter(
+            0.35 * seeded(5, 5, seed=40, dtype=torch.float64, device=device)
+        )
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         return torch.tanh(z @ self.weight.T + x)

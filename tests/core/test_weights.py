@@ -1,5 +1,7 @@
 """The weights of Anderson acceleration are the least-squares answer, and nothing upsets them."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from problems import each_dtype, seeded
@@ -33,7 +35,7 @@ def test_window_weights_minimise_the_mixed_residual(count: int, seed: int) -> No
 
 @pytest.mark.parametrize("decades", (1, 4, 8, 12))
 def test_residuals_of_very_different_size(decades: int) -> None:
-    """The mixed residual is as small as QR in float64 makes it, while rows shrink by many decades."""
+    """While rows shrink by decades, the mixed residual is as small as QR in float64 makes it."""
     residuals = seeded(4, 9, seed=3, dtype=torch.float64)
     residuals = residuals * torch.logspace(0, -decades, 4, dtype=torch.float64).unsqueeze(1)
     best = (least_squares(residuals) @ residuals).norm()
@@ -92,7 +94,7 @@ def test_the_ridge_draws_weights_together() -> None:
     residuals = seeded(3, 9, seed=7, dtype=torch.float64)
     residuals = residuals / residuals.norm(dim=1, keepdim=True)
     spread = [(weigh(residuals, ridge=r) - 1 / 3).norm() for r in (0.0, 1e-2, 1.0, 1e2, 1e4)]
-    assert all(later < earlier for earlier, later in zip(spread, spread[1:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(spread))
     assert spread[-1] < 1e-3
 
 

@@ -31,7 +31,7 @@ def evaluate(run: Run) -> None:
 
 
 def demo(run: Run) -> None:
-    """Everything: train, cache, distil with and without AA, train the baselines, evaluate, draw."""
+    """Everything: train, cache, distil with and without AA, train baselines, evaluate, draw."""
     train(run)
     cache(run)
     distill(run)

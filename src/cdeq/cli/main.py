@@ -16,7 +16,7 @@ from cdeq.cli.stages import Run
 from cdeq.errors import CDEQError
 from cdeq.evaluation.timing import bench
 from cdeq.recipes import RECIPES, Recipe
-from cdeq.training.engine import Interrupted
+from cdeq.training.stopping import Interrupted
 
 OTHER_COMMANDS = {
     "bench": "Measure the cost of solvers and student steps, as ratios.",
@@ -56,7 +56,7 @@ class BenchOptions:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exits with 0, with 1 on an error that has a sentence, with 130 on Ctrl-C."""
+    """Run one command; exits with 1 on an error that has a sentence, with 130 on Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     console = Console()
     try:

@@ -61,7 +61,8 @@ def evaluate(run: Run) -> Results:
 def report(folders: Sequence[Path], output: Path, console: Console) -> Results:
     """Merge the results of runs that differ in their seed, and write table and pictures.
 
-    Writes `output`.json, `output`.md, and one picture for the task metric and one for the residual.
+    Writes `output`.json, `output`.md, and one picture for the task metric and one for the
+    residual.
 
     Arguments:
         folders: Run folders, or result files.

@@ -1,4 +1,4 @@
-"""The distillation loss: anchored at the endpoint, consistent between neighbours, aware of the task."""
+"""The distillation loss: anchored at the end, consistent between neighbours, task-aware."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,13 +38,15 @@ class DistillationLoss:
     r"""The loss of consistency distillation.
 
     .. math::
-        L &= \lambda_1 L_\text{global} + (1 - \lambda_1) L_\text{local} + \lambda_2 L_\text{task} \\
+        L &= \lambda_1 L_\text{global} + (1 - \lambda_1) L_\text{local}
+            + \lambda_2 L_\text{task} \\
         L_\text{global} &= d\big( g_\phi(z_{t_k}, t_k, x), \; z_K \big) \\
-        L_\text{local} &= d\big( g_\phi(z_{t_k}, t_k, x), \; g_{\phi^-}(z_{t_{k-1}}, t_{k-1}, x) \big) \\
+        L_\text{local} &= d\big( g_\phi(z_{t_k}, t_k, x), \;
+            g_{\phi^-}(z_{t_{k-1}}, t_{k-1}, x) \big) \\
         L_\text{task} &= \mathrm{CE}\big( \text{head}(g_\phi(z_{t_k}, t_k, x)), \; y \big)
 
-    The target φ⁻ gets no gradient. Distances are taken between packed states. The task term averages
-    over the samples that are early on their path; a batch without any contributes 0.
+    The target φ⁻ gets no gradient. Distances are taken between packed states. The task term
+    averages over the samples that are early on their path; a batch without any contributes 0.
 
     Paper: Eqs. (9)-(11), (14), Appendix B.4.
 
@@ -52,8 +54,8 @@ class DistillationLoss:
         anchor_weight: λ₁ in [0, 1].
         task_weight: λ₂ ≥ 0.
         distance: d.
-        task_horizon: The normalised time τ in [0, 1] up to which a point counts as early; the paper
-            restricts the task term to "small t" without a number.
+        task_horizon: The normalised time τ in [0, 1] up to which a point counts as early; the
+            paper restricts the task term to "small t" without a number.
         reverse_pair: Give the student the earlier point of the local pair and the target the later
             one, as later commits of the released code do.
 
@@ -70,7 +72,8 @@ class DistillationLoss:
     def __post_init__(self) -> None:
         if not 0.0 <= self.anchor_weight <= 1.0:
             raise ValueError(
-                f"`anchor_weight` is a mixing weight in [0, 1] (λ₁ of Eq. 11); got {self.anchor_weight}."
+                f"`anchor_weight` is a mixing weight in [0, 1] (λ₁ of Eq. 11); got "
+                f"{self.anchor_weight}."
             )
         if not self.task_weight >= 0.0:
             raise ValueError(f"`task_weight` is λ₂ ≥ 0 of Eq. (11); got {self.task_weight}.")
@@ -101,8 +104,8 @@ class DistillationLoss:
         """
         if self.task_weight > 0.0 and task is None:
             raise ValueError(
-                "`task_weight` > 0 weighs a task loss (λ₂ of Eq. 11), and none came; pass `task`, or "
-                "set `task_weight=0` to distil without labels."
+                "`task_weight` > 0 weighs a task loss (λ₂ of Eq. 11), and none came; pass "
+                "`task`, or set `task_weight=0` to distil without labels."
             )
         step = student.bind(x)
         later = _consistency(step, student.accelerate, window, 2)

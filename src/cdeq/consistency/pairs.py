@@ -93,8 +93,8 @@ def sample_indices(
 ) -> Index:
     """Indices k ~ U{first, …, K}.
 
-    Algorithm 2 draws from {1, …, K}, so the student never trains on z_0 as its current point, though
-    inference starts there; `first=0` includes it.
+    Algorithm 2 draws from {1, …, K}, so the student never trains on z_0 as its current point,
+    though inference starts there; `first=0` includes it.
 
     Arguments:
         last: K.
@@ -123,8 +123,8 @@ class EndpointAugmentation:
     .. math:: z_k \leftarrow z_K \quad \text{with probability } p_\text{aug}, \qquad
         k = k_\text{min}, \dots, K - k_\text{tail}
 
-    independently for every sample and k. Drawn anew at each call, where the paper draws once when it
-    caches.
+    independently for every sample and k. Drawn anew at each call, where the paper draws once when
+    it caches.
 
     Paper: Eq. (13), Algorithm 4.
 
@@ -154,8 +154,8 @@ class EndpointAugmentation:
             )
         if self.first < 1 or self.tail < 0:
             raise ValueError(
-                "Algorithm 4 keeps z_0 and the last k_tail points: `first` ≥ 1 and `tail` ≥ 0; got "
-                f"first={self.first}, tail={self.tail}."
+                "Algorithm 4 keeps z_0 and the last k_tail points, so `first` ≥ 1 and `tail` ≥ 0; "
+                f"got first={self.first}, tail={self.tail}."
             )
 
     def __call__(

@@ -100,7 +100,7 @@ class ConsistencyDEQ(nn.Module):
         detach_weights: bool = False,
         train_cell: bool = True,
     ) -> Self:
-        """A student that starts as its teacher: h ≡ f, by a copy of the cell and an identity readout.
+        """A student that starts as its teacher: a copy of the cell, an identity readout, h ≡ f.
 
         Arguments:
             teacher: The model to copy; it is left alone.
@@ -180,7 +180,8 @@ class ConsistencyDEQ(nn.Module):
 
         Arguments:
             source: The folder.
-            teacher: Its teacher, or another model of the same architecture: it gives the cell's form.
+            teacher: Its teacher, or another model of the same architecture: it gives the cell's
+                form.
 
         Raises:
             StoreError: When the folder is damaged, or its weights do not fit the teacher's cell.

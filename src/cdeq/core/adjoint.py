@@ -1,7 +1,7 @@
 """How gradients re-enter at the equilibrium; independent of how the equilibrium was found.
 
-Every adjoint evaluates f with gradients at the solver's answer and returns a state that equals it up
-to the residual. To unroll the solver instead, call `solve` with gradients enabled.
+Every adjoint evaluates f with gradients at the solver's answer and returns a state that equals it
+up to the residual. To unroll the solver instead, call `solve` with gradients enabled.
 """
 
 from abc import ABC, abstractmethod
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cdeq.core.norms import relative
@@ -39,12 +38,13 @@ class Adjoint(ABC):
 class Implicit(Adjoint):
     r"""The implicit function theorem.
 
-    For a loss gradient g at z*, the vector u that is sent on into :math:`\partial f / \partial\theta`
-    solves
+    For a loss gradient g at z*, the vector u that is sent on into :math:`\partial f /
+    \partial\theta` solves
 
     .. math:: u = J^\top u + g , \qquad J = \partial f / \partial z \,|_{z^*} ,
 
-    a fixed point again, found by any solver. It starts at u = g, so that no evaluation is wasted on
+    a fixed point again, found by any solver. It starts at u = g, so that no evaluation is wasted
+    on
     Jᵀ0: with `max_steps` vector-Jacobian products Picard sums as many more terms of the Neumann
     series than `JacobianFree`, which is the case of none.
 
@@ -98,9 +98,12 @@ class _SolveBackward(torch.autograd.Function):
         return value.view_as(value)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
-        (grad,), adjoint = grads, ctx.adjoint
+    @once_differentiable  # its result has lost the signature that the base class asks for
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,  # noqa: ANN401 - torch's own
+        *grad_outputs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        (grad,), adjoint = grad_outputs, ctx.adjoint
         value, start = ctx.link
 
         def transposed(u: State) -> State:

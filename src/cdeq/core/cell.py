@@ -8,9 +8,9 @@ from cdeq.typing import Context, Map
 class Cell(nn.Module):
     """A map f(z, x) with work that is constant along one trajectory.
 
-    Normalised weights, injections of x and dropout masks belong into `prepare`: it runs once a solve,
-    sees the context x of the encoder, and returns what `forward(z, x)` is then called with. A plain
-    `nn.Module` is a cell without such work.
+    Normalised weights, injections of x and dropout masks belong into `prepare`: it runs once a
+    solve, sees the context x of the encoder, and returns what `forward(z, x)` is then called
+    with. A plain `nn.Module` is a cell without such work.
     """
 
     def prepare(self, x: Context) -> Context:

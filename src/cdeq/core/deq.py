@@ -60,7 +60,7 @@ class DEQ(nn.Module):
     def forward(
         self, x: Context, z0: State, *, max_steps: int | None = None, record: bool = False
     ) -> Solution:
-        """Solve for the context x from z0, within `max_steps` evaluations (default: the layer's own)."""
+        """Solve for the context x from z0, within `max_steps` evaluations or the layer's own."""
         f = bind(self.cell, x)  # once: the adjoint differentiates the very map that was solved
         with torch.no_grad():
             solution = solve(

@@ -27,8 +27,8 @@ def relative(residual: Flat, value: Flat) -> PerSample:
     r"""The relative residual :math:`\|f(z) - z\| \,/\, \|f(z)\|` of each row.
 
     The paper divides by :math:`\|z\|` (Section 4.2), which its own initial state z₀ = 0 makes
-    infinite; the two agree in the limit. A row with f(z) = 0 counts as its absolute residual over the
-    smallest positive number, so that only an exact zero is small. A row so large that its norm
+    infinite; the two agree in the limit. A row with f(z) = 0 counts as its absolute residual over
+    the smallest positive number, so that only an exact zero is small. A row so large that its norm
     overflows is not finite: dividing by infinity would make divergence look like convergence.
 
     Example:

@@ -19,8 +19,8 @@ class LinearReadout(nn.Module):
 
     .. math:: h = W \, [\, f \,\|\, \mathbf t \,]
 
-    The time is broadcast over positions and appended to the features; W starts as :math:`[I \,|\, 0]`,
-    so a fresh student has h = f.
+    The time is broadcast over positions and appended to the features; W starts as :math:`[I \,|\,
+    0]`, so a fresh student has h = f.
 
     Paper: Eq. (8).
 
@@ -60,10 +60,12 @@ class LinearReadout(nn.Module):
 
 
 class MLPReadout(nn.Module):
-    r"""The readout of the released code, :math:`h = W_2 \, \mathrm{ReLU}(W_1 [\, f \,\|\, \mathbf t \,])`.
+    r"""The two-layer readout of the released code.
 
-    Deviates from the paper's Eq. (8): two layers, three times as wide, started at random, so that a
-    fresh student is not its teacher.
+    .. math:: h = W_2 \, \mathrm{ReLU}(W_1 [\, f \,\|\, \mathbf t \,])
+
+    Deviates from the paper's Eq. (8): two layers, three times as wide, started at random, so that
+    a fresh student is not its teacher.
 
     Arguments:
         features: The feature size of each tensor of the state.
@@ -100,12 +102,13 @@ class MLPReadout(nn.Module):
 def _require_axis(axis: int) -> None:
     if axis not in (1, -1):
         raise ValueError(
-            f"`axis` is where features stand, 1 for images or -1 for sequences and graphs; got {axis}."
+            f"`axis` is where features stand, 1 for images or -1 for sequences and graphs; got "
+            f"{axis}."
         )
 
 
 def feature_shape(shift: Tensor, ndim: int, axis: int) -> tuple[int, ...]:
-    """The shape in which a `(features,)` or `(b, features)` tensor broadcasts over a state's tensor.
+    """The shape in which a `(features,)` or `(b, features)` tensor broadcasts over a state.
 
     Example:
         >>> feature_shape(torch.zeros(2, 5), ndim=4, axis=1)
@@ -117,7 +120,7 @@ def feature_shape(shift: Tensor, ndim: int, axis: int) -> tuple[int, ...]:
         shape[0] = shift.shape[0]
     if math.prod(shape) != shift.numel():
         raise ValueError(
-            f"one time a sample cannot broadcast over features along axis {axis} of {ndim} dimensions; "
-            "pass a single time for an unbatched state."
+            f"one time a sample cannot broadcast over features along axis {axis} of {ndim} "
+            "dimensions; pass a single time for an unbatched state."
         )
     return tuple(shape)

@@ -68,8 +68,9 @@ def spectral_radius(
 ) -> PerSample:
     r"""The spectral radius of :math:`J = \partial f / \partial z` at z, by power iteration on Jᵀ.
 
-    The estimate is the geometric mean of ‖Jᵀv‖ over the second half of the steps, which also settles
-    when the dominant eigenvalues are a complex pair. Below 1, Picard iteration converges near z.
+    The estimate is the geometric mean of ‖Jᵀv‖ over the second half of the steps, which also
+    settles when the dominant eigenvalues are a complex pair. Below 1, Picard iteration converges
+    near z.
 
     Arguments:
         f: The map z ↦ f(z, x).

@@ -1,7 +1,7 @@
 """The run: a generator of iterates, and a fold over it.
 
-A generator has no grad mode of its own: what counts is the mode in which it is consumed. Nothing here
-touches it, so consuming with gradients enabled unrolls the solver.
+A generator has no grad mode of its own: what counts is the mode in which it is consumed. Nothing
+here touches it, so consuming with gradients enabled unrolls the solver.
 """
 
 from collections.abc import Iterator
@@ -26,12 +26,12 @@ class Status(Enum):
     """How a solve ended, worst sample first; the value is the message."""
 
     NONFINITE = (
-        "f returned a value that is not finite for at least one sample; check x and z0 for NaN, or make "
-        "f a contraction (weight normalisation, a Jacobian penalty)"
+        "f returned a value that is not finite for at least one sample; check x and z0 for NaN, "
+        "or make f a contraction (weight normalisation, a Jacobian penalty)"
     )
     MAX_STEPS = (
-        "stopped after `max_steps` evaluations before every sample reached `tol`; raise `max_steps`, "
-        "loosen `tol`, or check that f is a contraction"
+        "stopped after `max_steps` evaluations before every sample reached `tol`; raise "
+        "`max_steps`, loosen `tol`, or check that f is a contraction"
     )
     CONVERGED = "every sample's residual is at most `tol`"
 
@@ -60,9 +60,9 @@ def iterate(
 ) -> Iterator[Iterate]:
     """Yield z_1, z_2, … at the price of one evaluation of f each, without end.
 
-    With `tol`, a sample whose residual is at most `tol`, or not finite, stays at the point where that
-    was measured, and the run ends when no sample moves any more. Without it, nothing is inspected and
-    the host is never synchronised.
+    With `tol`, a sample whose residual is at most `tol`, or not finite, stays at the point where
+    that was measured, and the run ends when no sample moves any more. Without it, nothing is
+    inspected and the host is never synchronised.
 
     Arguments:
         f: The map z ↦ f(z, x), its context bound.
@@ -95,15 +95,14 @@ def iterate(
     for k in count(1):
         step = solver.step(packed_f, z, state)
         error, state = norm(step.residual, step.value), step.state
+        moving = layout.samples
         if tol is not None:
             active = active & (error > tol) & torch.isfinite(error)
             moving = int(active.sum())
-        if tol is None or moving == layout.samples:
-            z = step.z
-        else:
-            z = torch.where(active.unsqueeze(1), step.z, z)
+        all_move = moving == layout.samples
+        z = step.z if all_move else torch.where(active.unsqueeze(1), step.z, z)
         yield Iterate(k, layout.unpack(z), error, active)
-        if tol is not None and moving == 0:
+        if moving == 0:
             return
 
 
@@ -170,8 +169,8 @@ def solve(
         z0: Where to start.
         solver: The method.
         max_steps: The budget K ≥ 1. Without `tol` it is spent to the last evaluation.
-        tol: Stop a sample when its residual norm is at most this; its z is then the very point where
-            that was measured.
+        tol: Stop a sample when its residual norm is at most this; its z is then the very point
+            where that was measured.
         norm: How large a residual is.
         record: Keep the trajectory z_0 … z_K.
         best: Return, sample by sample, the iterate among z_0 … z_{K-1} whose measured residual is
@@ -179,8 +178,8 @@ def solve(
         batched: Whether the first dimension counts samples; without it the state is one sample.
 
     Raises:
-        ValueError: When `max_steps` < 1, `tol` cannot be met in the state's precision, or f changes
-            shape, dtype or device.
+        ValueError: When `max_steps` < 1, `tol` cannot be met in the state's precision, or f
+            changes shape, dtype or device.
         TypeError: When z0 is no state.
 
     Example:
@@ -279,6 +278,6 @@ def require_tolerance(tol: float | None, norm: Norm, dtype: torch.dtype) -> None
     eps = torch.finfo(dtype).eps
     if norm is relative and tol < eps:
         raise ValueError(
-            f"`tol` is a relative residual, which {dtype} resolves down to {eps:.1e}; got {tol}; loosen "
-            "it or solve in a wider dtype."
+            f"`tol` is a relative residual, which {dtype} resolves down to {eps:.1e}; got {tol}; "
+            "loosen it or solve in a wider dtype."
         )

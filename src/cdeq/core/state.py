@@ -1,7 +1,7 @@
 """Packing: a state of any shape as rows of numbers, and back.
 
-Solvers see `(b, d)` only. A batched state has the samples along its first dimension; an unbatched one
-(a graph, say) is a single sample, so its residual is one number.
+Solvers see `(b, d)` only. A batched state has the samples along its first dimension; an unbatched
+one (a graph, say) is a single sample, so its residual is one number.
 """
 
 import math
@@ -78,8 +78,9 @@ class Layout:
             batched and parts[0].ndim == 0
         ):
             raise ValueError(
-                "a batched state needs one first dimension (samples) common to its tensors; got shapes "
-                f"{[tuple(part.shape) for part in parts]}; pass `batched=False` for a single sample."
+                "a batched state needs one first dimension (samples) common to its tensors; got "
+                f"shapes {[tuple(part.shape) for part in parts]}; pass `batched=False` for a "
+                "single sample."
             )
         return cls(
             shapes=tuple(part.shape for part in parts),
@@ -127,13 +128,15 @@ class Layout:
         if tuple(part.shape for part in parts) != self.shapes:
             raise ValueError(
                 "f must return a state of the shape it was given, since z* = f(z*, x); expected "
-                f"{[tuple(shape) for shape in self.shapes]}, got {[tuple(p.shape) for p in parts]}."
+                f"{[tuple(shape) for shape in self.shapes]}, got "
+                f"{[tuple(p.shape) for p in parts]}."
             )
         for part in parts:
             if (part.dtype, part.device) != (self.dtype, self.device):
                 raise ValueError(
                     "f must return a state of the dtype and device it was given; expected "
-                    f"{self.dtype} on {self.device}, got {part.dtype} on {part.device}; cast inside f."
+                    f"{self.dtype} on {self.device}, got {part.dtype} on {part.device}; cast "
+                    f"inside f."
                 )
 
 
@@ -154,7 +157,7 @@ def _checked_parts(state: State) -> tuple[Tensor, ...]:
     parts = _parts(state)
     if len({(part.dtype, part.device) for part in parts}) != 1:
         raise ValueError(
-            "the tensors of a state share one dtype and one device, since they are packed into rows; "
-            f"got {[(str(p.dtype), str(p.device)) for p in parts]}."
+            "the tensors of a state share one dtype and one device, since they are packed into "
+            f"rows; got {[(str(p.dtype), str(p.device)) for p in parts]}."
         )
     return parts

@@ -16,7 +16,8 @@ class ImageSet:
     """Images in [0, 1] with their classes, in memory.
 
     Raises:
-        ValueError: When there is no image, a label is missing or negative, or a pixel is not finite.
+        ValueError: When there is no image, a label is missing or negative, or a pixel is not
+            finite.
 
     Example:
         >>> images = ImageSet(torch.rand(5, 1, 8, 8), torch.arange(5))
@@ -33,7 +34,8 @@ class ImageSet:
         if len(self.image) != len(self.label) or bool((self.label < 0).any()):
             raise ValueError(
                 "every image needs one class ≥ 0; got "
-                f"{len(self.image)} images and {len(self.label)} labels, the lowest {int(self.label.min())}."
+                f"{len(self.image)} images and {len(self.label)} labels, the lowest "
+                f"{int(self.label.min())}."
             )
         if not bool(torch.isfinite(self.image).all()):
             bad = int((~torch.isfinite(self.image.flatten(1))).any(1).sum())
@@ -58,8 +60,8 @@ class ImageSplits(NamedTuple):
 def load_digits(*, limit: int | None = None) -> ImageSplits:
     """Scikit-learn's 1,797 handwritten digits, 8 × 8 pixels, in three fixed stratified parts.
 
-    60 % train, 15 % validation, 25 % test (1,077, 270 and 450 images). The split does not depend on
-    any seed of a run.
+    60 % train, 15 % validation, 25 % test (1,077, 270 and 450 images). The split does not depend
+    on any seed of a run.
 
     Arguments:
         limit: Keep only the first so many images of each part, for quick trials.
@@ -83,7 +85,7 @@ def load_digits(*, limit: int | None = None) -> ImageSplits:
 
 
 def shift(image: Float[Tensor, "b c h w"], generator: torch.Generator) -> Float[Tensor, "b c h w"]:
-    """Each batch moved by one random offset of at most a pixel, filled with zeros: an augmentation.
+    """The images moved by one random offset of at most a pixel, filled with zeros.
 
     Example:
         >>> shift(torch.ones(1, 1, 8, 8), torch.Generator().manual_seed(0)).shape

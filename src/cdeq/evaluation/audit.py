@@ -18,8 +18,8 @@ from cdeq.models.base import EquilibriumModel
 class Audit:
     """What a teacher's solver reaches on a data set.
 
-    Residuals are relative, ‖f(z) - z‖ / ‖f(z)‖, measured by one further evaluation at the state that
-    is the answer.
+    Residuals are relative, ‖f(z) - z‖ / ‖f(z)‖, measured by one further evaluation at the state
+    that is the answer.
     """
 
     steps: int
@@ -55,7 +55,8 @@ class Audit:
         )
         return (
             f"The teacher {verdict}.\n"
-            f"  after {self.steps} Anderson evaluations  residual median {self.residual_median:.1e}, "
+            f"  after {self.steps} Anderson evaluations  residual median "
+            f"{self.residual_median:.1e}, "
             f"95 % {self.residual_p95:.1e}, worst {self.residual_max:.1e}\n"
             f"  converged to {self.tol:.0e}             {self.converged_share:.1%} of samples\n"
             f"  score after {self.steps} / {self.long_steps}        {self.score:.4f} / "

@@ -21,6 +21,7 @@ def peak_bytes(run: Callable[[], object], held: tuple[Tensor, ...] = ()) -> int:
         held: Tensors that exist beforehand and belong to the count: weights, inputs.
 
     Example:
+        >>> import torch
         >>> peak_bytes(lambda: torch.zeros(1000) + 1)
         8000
     """

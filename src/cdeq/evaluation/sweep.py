@@ -100,9 +100,10 @@ def sweep(
 ) -> list[Measurement]:
     """Score every method at every budget against the teacher's equilibrium.
 
-    Three numbers a method and a budget, averaged over samples: the task metric, the relative error to
-    z*, and the relative residual of the *teacher's* equation (whose evaluation is not counted: it is
-    measurement, not inference). The teacher's own row is the equilibrium z*, found by Anderson.
+    Three numbers a method and a budget, averaged over samples: the task metric, the relative
+    error to z*, and the relative residual of the *teacher's* equation (whose evaluation is not
+    counted: it is measurement, not inference). The teacher's own row is the equilibrium z*, found
+        by Anderson.
 
     Arguments:
         model: The teacher.

@@ -20,6 +20,7 @@ from cdeq.core.solvers import Anderson
 from cdeq.errors import CDEQError
 from cdeq.evaluation.memory import peak_bytes
 from cdeq.evaluation.workloads import TransformerWorkload, cheap_map, seeded_tokens
+from cdeq.typing import Map, State
 
 Task = Callable[[], object]
 
@@ -91,8 +92,8 @@ def solver_ratios(rounds: int) -> list[Ratio]:
         Ratio(
             "anderson_over_torchdeq",
             max(results),
-            f"{size}, over torchdeq 0.1.0's anderson (m=6), z/2 + x on 5 million floats; the worse of "
-            "one sample and 64 samples",
+            f"{size}, over torchdeq 0.1.0's anderson (m=6), z/2 + x on 5 million floats; the "
+            "worse of one sample and 64 samples",
         ),
     ]
 
@@ -152,12 +153,12 @@ def bench(output: Path, *, rounds: int, say: Callable[[str], object]) -> list[Ra
     return ratios
 
 
-def _bare(f: Callable[[Tensor], Tensor], z: Tensor) -> None:
+def _bare(f: Map, z: State) -> None:
     for _ in range(STEPS):
         z = f(z)
 
 
-def _anderson(f: Callable[[Tensor], Tensor], z0: Tensor) -> None:
+def _anderson(f: Map, z0: State) -> None:
     solve(f, z0, Anderson(window=5), max_steps=STEPS)
 
 

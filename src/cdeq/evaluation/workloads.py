@@ -1,4 +1,4 @@
-"""Maps whose cost profile is that of real models, for timing and memory only: weights are random."""
+"""Maps whose cost is that of real models, for timing and memory: their weights are random."""
 
 import math
 

@@ -20,10 +20,11 @@ Batch: TypeAlias = Any
 class EquilibriumModel(nn.Module, ABC):
     r"""A network whose middle is an equilibrium.
 
-    .. math:: x = \text{encode}(\text{batch}), \qquad z^* = f(z^*, x), \qquad y = \text{decode}(z^*, x)
+    .. math:: x = \text{encode}(\text{batch}), \quad z^* = f(z^*, x), \quad
+        y = \text{decode}(z^*, x)
 
-    Training, distillation and evaluation know a model by these methods alone. A subclass is built from
-    its `Spec` and sets `spec` and `deq` in its constructor.
+    Training, distillation and evaluation know a model by these methods alone. A subclass is built
+    from its `Spec` and sets `spec` and `deq` in its constructor.
     """
 
     Spec: ClassVar[type]

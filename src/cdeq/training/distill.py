@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -46,9 +47,9 @@ class Sampling:
 class DistillationObjective(Objective):
     r"""A student in training, with its running average.
 
-    A step draws an index k a sample, looks at the trajectory there, and evaluates the loss of Eq. (11);
-    after it :math:`\phi^- \leftarrow \mu \phi^- + (1 - \mu) \phi`. The teacher's encoder and head are
-    used, not trained: it is frozen in place.
+    A step draws an index k a sample, looks at the trajectory there, and evaluates the loss of Eq.
+    (11); after it :math:`\phi^- \leftarrow \mu \phi^- + (1 - \mu) \phi`. The teacher's encoder
+    and head are used, not trained: it is frozen in place.
 
     Paper: Algorithm 2.
 
@@ -99,7 +100,7 @@ class DistillationObjective(Objective):
         def task(z: State) -> Tensor:
             return teacher.loss(teacher.decode(z, x), batch)
 
-        losses = self.loss(self.student, self.target.module, pairs, x, task)
+        losses = self.loss(self.student, cast(ConsistencyDEQ, self.target.module), pairs, x, task)
         return {
             "loss": losses.total,
             "anchor": losses.anchor,

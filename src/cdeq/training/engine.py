@@ -1,8 +1,8 @@
 """The training loop, on Lightning's Fabric; nothing else imports the engine.
 
-Fabric gives devices, data parallelism, precision, clipping and loggers, and leaves the loop to us. We
-keep it because resuming must be exact: batch order and randomness of a step are pure functions of the
-seed and the step, so a checkpoint is the weights, the optimiser and a number.
+Fabric gives devices, data parallelism, precision, clipping and loggers, and leaves the loop to
+us. We keep it because resuming must be exact: batch order and randomness of a step are pure
+functions of the seed and the step, so a checkpoint is the weights, the optimiser and a number.
 """
 
 import os
@@ -16,24 +16,22 @@ from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
+from lightning.fabric.loggers.csv_logs import CSVLogger
+from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cdeq.data.indexed import IndexedData, Indices, step_indices
-from cdeq.errors import CDEQError, StoreError
+from cdeq.errors import StoreError
 from cdeq.models.base import Batch
 from cdeq.training.objective import Objective
 from cdeq.training.plan import Hardware, Plan
+from cdeq.training.stopping import Interrupted, StopRequest
 
 CHECKPOINT = "checkpoint.pt"
 Score = Callable[[], float]
 """A validation score of the weights as they stand; higher is better."""
-
-
-class Interrupted(CDEQError):
-    """Training stopped on request; a checkpoint holds where."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Report:
 
 @dataclass
 class _Progress:
-    """What changes while training, besides weights and optimiser; this is what a checkpoint adds."""
+    """What changes in training besides weights and optimiser: what a checkpoint adds."""
 
     step: int = 0
     score: float | None = None
@@ -74,8 +72,9 @@ def fit(
 ) -> Report:
     """Minimise an objective, from the start or from where a checkpoint in the folder stands.
 
-    A resumed run ends with the same weights as an uninterrupted one. At the end the objective holds
-    the weights with the best validation score (or the last ones), and the checkpoint is removed.
+    A resumed run ends with the same weights as an uninterrupted one. At the end the objective
+    holds the weights with the best validation score (or the last ones), and the checkpoint is
+    removed.
 
     Arguments:
         objective: What is trained, in place.
@@ -93,8 +92,7 @@ def fit(
         StoreError: When a checkpoint is damaged or belongs to another run.
         Interrupted: On Ctrl-C, after a checkpoint was written.
     """
-    start = time.perf_counter()
-    fabric = _fabric(hardware, folder)
+    start, fabric = time.perf_counter(), _fabric(hardware, folder)
     trained = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=plan.learning_rate, weight_decay=plan.weight_decay)
     wrapped, optimizer = fabric.setup(objective, optimizer)
@@ -103,29 +101,19 @@ def fit(
     _restore(fabric, folder / CHECKPOINT, state, at, identity)
     save = partial(_save, fabric, folder / CHECKPOINT, state, at, identity)
     update = partial(_update, fabric, wrapped, optimizer, plan, seed)
-    loggers = _loggers(folder, at.step)
-    try:
-        with _bar(label, plan.steps, at.step, quiet=not fabric.is_global_zero) as advance:
-            for batch, indices in _batches(data, plan, at.step, seed, fabric, hardware.workers):
-                losses = update(batch, indices, at.step)
-                objective.after_step()
-                at.step += 1
-                _watch(objective, at, plan, score)
-                if at.step % 10 == 0 or at.step == plan.steps:
-                    _log(fabric, loggers, losses, at)
-                advance(losses["loss"], at.score)
-                if at.step % plan.checkpoint_every == 0 and at.step < plan.steps:
-                    save()
-    except KeyboardInterrupt:
-        save()
-        raise Interrupted(
-            f"stopped after {at.step} of {plan.steps} updates; the same command continues there."
-        ) from None
-    if at.weights is not None:
-        objective.load_state_dict(at.weights)
-    fabric.barrier()
-    if fabric.is_global_zero:
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+    log = partial(_log, fabric, _loggers(folder, at.step))
+    steps = _batches(data, plan, at.step, seed, fabric, hardware.workers)
+    quiet = not fabric.is_global_zero
+    with StopRequest() as stop, _Bar(label, plan.steps, at.step, quiet=quiet) as advance:
+        for batch, indices in steps:
+            losses = update(batch, indices, at.step)
+            objective.after_step()
+            at.step += 1
+            _watch(objective, at, plan, score)
+            log(losses, at, plan)
+            advance(losses["loss"], at.score)
+            _pause(at, plan, save, stop)
+    _finish(fabric, objective, at, folder / CHECKPOINT)
     return Report(at.step, time.perf_counter() - start, at.score)
 
 
@@ -202,6 +190,18 @@ def _watch(objective: Objective, at: _Progress, plan: Plan, score: Score | None)
         at.score, at.weights = value, {name: t.detach().clone() for name, t in state.items()}
 
 
+def _pause(at: _Progress, plan: Plan, save: Callable[[], None], stop: StopRequest) -> None:
+    """Checkpoint when it is time, and leave when that was asked for."""
+    if at.step == plan.steps:
+        return
+    if stop.received or at.step % plan.checkpoint_every == 0:
+        save()
+    if stop.received:
+        raise Interrupted(
+            f"stopped after {at.step} of {plan.steps} updates; the same command continues there."
+        )
+
+
 def _save(fabric: Fabric, path: Path, state: dict[str, Any], at: _Progress, identity: str) -> None:
     partial_path = path.with_suffix(".partial")
     extra = {"step": at.step, "score": at.score, "weights": at.weights, "identity": identity}
@@ -212,9 +212,18 @@ def _save(fabric: Fabric, path: Path, state: dict[str, Any], at: _Progress, iden
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         partial_path.unlink(missing_ok=True)
         raise StoreError(
-            f"could not write the checkpoint {path} ({error}); the previous one is unchanged, so make "
-            "room and run the same command again."
+            f"could not write the checkpoint {path} ({error}); the previous one is unchanged, so "
+            "make room and run the same command again."
         ) from error
+
+
+def _finish(fabric: Fabric, objective: Objective, at: _Progress, checkpoint: Path) -> None:
+    """The best weights, and no checkpoint."""
+    if at.weights is not None:
+        objective.load_state_dict(at.weights)
+    fabric.barrier()
+    if fabric.is_global_zero:
+        checkpoint.unlink(missing_ok=True)
 
 
 def _restore(
@@ -222,18 +231,20 @@ def _restore(
 ) -> None:
     if not path.exists():
         return
-    fresh = {"identity": "", "step": 0, "score": None, "weights": None}
+    loaded: dict[str, Any] = {**state, "identity": "", "step": 0, "score": None, "weights": None}
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
         if held["identity"] != identity:
             raise StoreError(
-                f"{path} belongs to a run with other settings (digest {held['identity'][:12]}, now "
-                f"{identity[:12]}); restore them, choose another folder, or start afresh with `--fresh`."
+                f"{path} belongs to a run with other settings (digest {held['identity'][:12]}, "
+                f"now {identity[:12]}); restore them, choose another folder, or start afresh with "
+                "`--fresh`."
             )
-        fabric.load(path, loaded := {**state, **fresh}, weights_only=True)
+        fabric.load(path, loaded, weights_only=True)
     except (OSError, RuntimeError, KeyError, EOFError, ValueError) as error:
         raise StoreError(
-            f"{path} is no readable checkpoint ({error}); remove it, or start afresh with `--fresh`."
+            f"{path} is no readable checkpoint ({error}); remove it, or start afresh "
+            "with `--fresh`."
         ) from error
     at.step, at.score, at.weights = loaded["step"], loaded["score"], loaded["weights"]
 
@@ -247,8 +258,11 @@ def _loggers(folder: Path, start: int) -> list[CSVLogger | TensorBoardLogger]:
     ]
 
 
-def _log(fabric: Fabric, loggers: list[Any], losses: Mapping[str, Tensor], at: _Progress) -> None:
-    if not fabric.is_global_zero:
+def _log(
+    fabric: Fabric, loggers: list[Any], losses: Mapping[str, Tensor], at: _Progress, plan: Plan
+) -> None:
+    due = at.step % 10 == 0 or at.step == plan.steps
+    if not due or not fabric.is_global_zero:
         return
     values = {name: float(value.detach()) for name, value in losses.items()}
     if at.score is not None:
@@ -258,7 +272,7 @@ def _log(fabric: Fabric, loggers: list[Any], losses: Mapping[str, Tensor], at: _
         logger.save()
 
 
-class _bar:
+class _Bar:
     """A progress bar that shows the loss."""
 
     def __init__(self, label: str, total: int, start: int, *, quiet: bool) -> None:

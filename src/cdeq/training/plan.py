@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The optimisation of one model by Adam (decoupled weight decay) with warm-up and cosine decay.
+    """The optimisation of one model by AdamW with warm-up and cosine decay.
 
     Arguments:
         steps: Updates, at least 1.

@@ -27,7 +27,8 @@ class TeacherLoss:
     budget and the start anew each step makes the equilibrium the only thing that can be learned.
 
     References:
-        | Path Independent Equilibrium Models Can Better Exploit Test-Time Computation (Anil et al., 2022)
+        | Path Independent Equilibrium Models Can Better Exploit Test-Time Computation (Anil et
+        al., 2022)
         | https://arxiv.org/abs/2211.09961
 
     Arguments:

@@ -31,13 +31,13 @@ class Anderson(Solver[AndersonState]):
 
     Step :math:`k` mixes the last :math:`m_k + 1` states, :math:`m_k = \min(k, m)`,
 
-    .. math:: z_{k+1} = \sum_{i=0}^{m_k} \alpha_k^i \, \big( z_{k-m_k+i} + \beta \, r_{k-m_k+i} \big) ,
-        \qquad r_j = f(z_j) - z_j ,
+    .. math:: z_{k+1} = \sum_{i=0}^{m_k} \alpha_k^i \,
+        \big( z_{k-m_k+i} + \beta \, r_{k-m_k+i} \big) , \qquad r_j = f(z_j) - z_j ,
 
-    where :math:`\alpha_k` minimises :math:`\big\| \sum_i \alpha_k^i \, r_{k-m_k+i} \big\|` subject to
-    :math:`\sum_i \alpha_k^i = 1`. The function is evaluated once a step, so the first step is a damped
-    Picard step. A step adds one row of m + 1 inner products to the Gram matrix and recomputes none.
-    States of half precision are kept, multiplied and mixed in float32.
+    where :math:`\alpha_k` minimises :math:`\big\| \sum_i \alpha_k^i \, r_{k-m_k+i} \big\|`
+    subject to :math:`\sum_i \alpha_k^i = 1`. The function is evaluated once a step, so the first
+    step is a damped Picard step. A step adds one row of m + 1 inner products to the Gram matrix
+    and recomputes none. States of half precision are kept, multiplied and mixed in float32.
 
     Paper: Definition 3.1, Eqs. (3)-(4), Algorithm 3.
 
@@ -49,8 +49,8 @@ class Anderson(Solver[AndersonState]):
         window: The number of earlier states :math:`m \geq 0` kept besides the current one. With 0,
             this is damped Picard iteration.
         mixing: The relaxation :math:`\beta \in (0, 1]`.
-        ridge: Tikhonov term relative to each residual's own square. A few units of machine precision
-            are always added, because the Gram matrix is singular when a state repeats.
+        ridge: Tikhonov term relative to each residual's own square. A few units of machine
+            precision are always added, because the Gram matrix is singular when a state repeats.
 
     Raises:
         ValueError: When a setting is outside its range.
@@ -118,7 +118,7 @@ def _tracked(*parts: Tensor) -> bool:
 
 
 def _write(window: Tensor, slot: int, row: Tensor, tracked: bool) -> Tensor:
-    """The window with one row replaced: in place, or on a copy when autograd needs the old rows."""
+    """The window with one row replaced: in place, or on a copy when autograd needs the old."""
     if tracked:
         return torch.select_scatter(window, row.to(window.dtype), 1, slot)
     window[:, slot] = row

@@ -29,8 +29,9 @@ class Step(Generic[S]):
 class Solver(ABC, Generic[S]):
     """A fixed-point solver. Subclasses are frozen dataclasses that hold settings only.
 
-    `init` makes the memory for a run that starts at z, and `step` consumes it: it evaluates f exactly
-    once, so a budget of K evaluations is K steps, for every solver. Rows never influence each other.
+    `init` makes the memory for a run that starts at z, and `step` consumes it: it evaluates f
+    exactly once, so a budget of K evaluations is K steps, for every solver. Rows never influence
+    each other.
     """
 
     @abstractmethod

@@ -31,10 +31,10 @@ class Broyden(Solver[BroydenState]):
         \quad s = z_k - z_{k-1} , \; y = F(z_k) - F(z_{k-1})
 
     starting from :math:`H_0 = -I`, so the first step is a Picard step. An update whose denominator
-    vanishes to rounding is left out for that sample alone. When the memory is full, it starts anew from
-    :math:`-I` and the newest step: every update was made on top of those before it, so dropping only
-    the oldest leaves an H that fits no step, and the iteration blows up. Without a line search the
-    method can diverge; the solution's status says so.
+    vanishes to rounding is left out for that sample alone. When the memory is full, it starts
+    anew from :math:`-I` and the newest step: every update was made on top of those before it, so
+    dropping only the oldest leaves an H that fits no step, and the iteration blows up. Without a
+    line search the method can diverge; the solution's status says so.
 
     References:
         | A Class of Methods for Solving Nonlinear Simultaneous Equations (Broyden, 1965)

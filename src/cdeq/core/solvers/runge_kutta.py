@@ -93,7 +93,8 @@ def RK4(*, size: float = 1.0) -> RungeKutta:
     Example:
         >>> import torch
         >>> from cdeq import RK4, solve
-        >>> decay = solve(lambda z: 0 * z, torch.ones(1, 1), RK4(size=0.5), max_steps=8)  # dz/dt = -z
+        >>> f = lambda z: 0 * z  # dz/dt = -z
+        >>> decay = solve(f, torch.ones(1, 1), RK4(size=0.5), max_steps=8)
         >>> decay.z, torch.exp(torch.tensor(-1.0))
         (tensor([[0.3682]]), tensor(0.3679))
     """

@@ -1,8 +1,8 @@
 """The weights of Anderson acceleration, guarded against every degenerate window.
 
-Both routes minimise ‖Σ αᵢ rᵢ‖ subject to Σ αᵢ = 1; both return the newest state's unit vector, which
-is a Picard step, where the problem has no usable answer. Neither raises on a singular system, and
-neither synchronises with the host.
+Both routes minimise ‖Σ αᵢ rᵢ‖ subject to Σ αᵢ = 1; both return the newest state's unit vector,
+which is a Picard step, where the problem has no usable answer. Neither raises on a singular
+system, and neither synchronises with the host.
 """
 
 import torch
@@ -31,8 +31,8 @@ def window_weights(
     Scaling each residual by its own size, instead of all by the mean diagonal, keeps the ridge
     harmless while residuals shrink by orders of magnitude inside one window. The ridge is raised a
     thousandfold where the Cholesky factorisation fails, and a row that still fails falls back to
-    Picard's weights. Such rows are taken out before the system is solved, not after, so that gradients
-    stay finite as well.
+    Picard's weights. Such rows are taken out before the system is solved, not after, so that
+    gradients stay finite as well.
 
     Arguments:
         gram: The Gram matrices G.
@@ -62,7 +62,7 @@ def window_weights(
 
 
 def _positive_shift(correlation: Tensor, shift: float) -> tuple[PerSample, Bool[Tensor, " b"]]:
-    """The smallest of two shifts that makes each row's matrix positive definite, and whether one does."""
+    """The smaller of two shifts that makes each matrix positive definite, and if one does."""
     eye = torch.eye(correlation.shape[1], dtype=correlation.dtype, device=correlation.device)
     trials = torch.stack([correlation + shift * eye, correlation + 1e3 * shift * eye])
     small, large = torch.linalg.cholesky_ex(trials).info == 0
@@ -74,8 +74,9 @@ def two_point_weight(residual: Flat, previous: Flat) -> PerSample:
 
     .. math:: \alpha = - \frac{r_{k-1}^\top (r_k - r_{k-1})}{\|r_k - r_{k-1}\|^2}
 
-    minimises :math:`\| \alpha \, r_k + (1 - \alpha) \, r_{k-1} \|`. Where the two residuals coincide
-    to rounding, every α is a minimiser and the answer is 1: a repeated history is no history.
+    minimises :math:`\| \alpha \, r_k + (1 - \alpha) \, r_{k-1} \|`. Where the two residuals
+    coincide to rounding, every α is a minimiser and the answer is 1: a repeated history is no
+    history.
 
     Example:
         >>> two_point_weight(torch.tensor([[1.0], [2.0]]), torch.tensor([[-1.0], [2.0]]))

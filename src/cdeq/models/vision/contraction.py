@@ -1,4 +1,4 @@
-"""A convolutional DEQ that is a contraction by construction: small, and right at its equilibrium."""
+"""A convolutional DEQ that is a contraction by construction, so right at its equilibrium."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -34,8 +34,8 @@ class ContractionCell(Cell):
 
     .. math:: f(z, x) = \mathrm{ReLU}\Big( \frac{\kappa}{\|W\|} \, W * z + x \Big) .
 
-    ‖W‖ is bounded from above, so f is a contraction of factor κ in the 2-norm for every weight: its
-    fixed point exists, is unique, and every solver finds it.
+    ‖W‖ is bounded from above, so f is a contraction of factor κ in the 2-norm for every weight:
+    its fixed point exists, is unique, and every solver finds it.
 
     Arguments:
         channels: Features of the state.
@@ -47,7 +47,7 @@ class ContractionCell(Cell):
         super().__init__()
         require_fraction("factor", factor, "the contraction factor κ")
         self.size, self.factor = size, factor
-        # f does not depend on the weight's scale, but the size of a gradient step relative to it does
+        # f does not depend on the weight's scale, but how far a gradient step turns it does
         self.weight = nn.Parameter(torch.randn(channels, channels, 3, 3) / (3 * channels**0.5))
 
     def prepare(self, x: Images) -> Prepared:
@@ -83,7 +83,7 @@ class ContractionSpec:
 
 
 class ContractionDEQ(EquilibriumModel):
-    """An image classifier: one convolution in, `ContractionCell` to its equilibrium, one linear head.
+    """An image classifier: one convolution, `ContractionCell` to its equilibrium, a linear head.
 
     Example:
         >>> model = ContractionDEQ(ContractionSpec(channels=4))
@@ -114,8 +114,8 @@ class ContractionDEQ(EquilibriumModel):
         expected = (self.spec.image_channels, self.spec.size, self.spec.size)
         if tuple(batch.image.shape[1:]) != expected:
             raise ValueError(
-                f"the model was built for images of shape {expected} (channels, height, width); got "
-                f"{tuple(batch.image.shape[1:])}; resize them first."
+                f"the model was built for images of shape {expected} (channels, height, width); "
+                f"got {tuple(batch.image.shape[1:])}; resize them first."
             )
         return self.encoder(batch.image)
 

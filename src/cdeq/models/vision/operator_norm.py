@@ -10,15 +10,15 @@ def conv_norm_bound(
 ) -> Float[Tensor, ""]:
     r"""An upper bound on the 2-norm of a zero-padded "same" convolution over size × size images.
 
-    Zero padding embeds the image in a torus of side n = size + kernel - 1, where the convolution is
-    block diagonal in frequency: with :math:`\hat W(\omega)` the kernel's Fourier transform,
+    Zero padding embeds the image in a torus of side n = size + kernel - 1, where the convolution
+    is block diagonal in frequency: with :math:`\hat W(\omega)` the kernel's Fourier transform,
 
     .. math:: \|W\| \le \max_\omega \|\hat W(\omega)\|_2
         \le \max_\omega \Big( \mathrm{tr}\, G(\omega)^{p} \Big)^{1/2p} , \qquad
         G = \hat W^* \hat W , \quad p = 2^\text{squarings} .
 
-    The last step replaces the largest singular value by the Schatten norm of order 2p, which exceeds
-    it by at most a factor (channels)^(1/2p), needs no decomposition and is differentiable.
+    The last step replaces the largest singular value by the Schatten norm of order 2p, which
+    exceeds it by at most a factor (channels)^(1/2p), needs no decomposition and is differentiable.
 
     Arguments:
         weight: The kernel.

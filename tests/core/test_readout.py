@@ -8,7 +8,7 @@ from problems import seeded
 from torch import Tensor
 
 from cdeq import LinearReadout, MLPReadout
-from cdeq.consistency.readout import feature_shape
+from cdeq.core.readout import feature_shape
 from cdeq.core.state import tensors
 from cdeq.typing import State
 
@@ -34,7 +34,9 @@ def literal(weight: Tensor, value: Tensor, t: Tensor, axis: int) -> Tensor:
 
 def randomised(readout: LinearReadout) -> LinearReadout:
     for i, weight in enumerate(readout.weights):
-        weight.data = seeded(*weight.shape, seed=100 + i, dtype=torch.float64, device=weight.device)
+        weight.data = seeded(
+            *weight.shape, seed=100 + i, dtype=torch.float64, device=weight.device
+        )
     return readout
 
 
@@ -69,8 +71,13 @@ def test_a_fresh_linear_readout_is_the_identity(shape, axis, t, dtype, device) -
 @each_state
 def test_one_time_for_all_is_the_same_time_for_each(shape, axis, device) -> None:
     value = seeded(*shape, seed=113, dtype=torch.float64, device=device)
-    for readout in (randomised(LinearReadout([5], axis=axis)), MLPReadout([5], axis=axis).double()):
-        one, each = (readout.to(device)(value, t) for t in (torch.tensor(0.3), torch.full((3,), 0.3)))
+    for readout in (
+        randomised(LinearReadout([5], axis=axis)),
+        MLPReadout([5], axis=axis).double(),
+    ):
+        one, each = (
+            readout.to(device)(value, t) for t in (torch.tensor(0.3), torch.full((3,), 0.3))
+        )
         torch.testing.assert_close(one, each)
 
 

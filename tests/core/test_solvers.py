@@ -77,13 +77,13 @@ def first_damping(solver: Solver) -> float:
 
 @each_problem
 @each_solver
-@pytest.mark.parametrize("budget", (1, 2, 3, 7, 20))
-def test_the_budget_is_spent_to_the_last_evaluation(solver, make, dtype, budget, device) -> None:
+def test_the_budget_is_spent_to_the_last_evaluation(solver, make, dtype, device) -> None:
     problem = make(dtype, device)
-    f = Counted(problem)
-    solution = solve(f, problem.start, solver, max_steps=budget, batched=problem.batched)
-    assert f.calls == solution.nfe == budget
-    assert all(part.dtype == dtype for part in tensors(solution.z))
+    for budget in (1, 2, 3, 7, 20):
+        f = Counted(problem)
+        solution = solve(f, problem.start, solver, max_steps=budget, batched=problem.batched)
+        assert f.calls == solution.nfe == budget
+        assert all(part.dtype == dtype for part in tensors(solution.z))
 
 
 @each_dtype
@@ -116,7 +116,7 @@ def test_acceleration_needs_no_contraction_and_keeps_what_it_found(
     solver, make, dtype, device
 ) -> None:
     """Past convergence, and past any memory, only rounding noise is left to extrapolate."""
-    late = misses(make(dtype, device), solver, 200)[150:]
+    late = misses(make(dtype, device), solver, 140)[100:]
     assert late.max() < 20 * torch.finfo(dtype).eps ** 0.5
 
 

@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from cdeq.cli.commands import RUN_COMMANDS, start
-from cdeq.cli.scoring import report
+from cdeq.cli.scoring import report, show
 from cdeq.cli.stages import Run
 from cdeq.errors import CDEQError
 from cdeq.evaluation.timing import bench
@@ -80,7 +80,7 @@ def _dispatch(given: list[str], console: Console) -> None:
         bench(options.output, rounds=options.rounds, say=console.print)
     elif command == "report":
         options = tyro.cli(ReportOptions, prog="cdeq report", args=given[1:])
-        report(options.runs, options.output, console)
+        show(report(options.runs, options.output, console), console)
     elif command in RUN_COMMANDS:
         start(command, _run(command, given[1:], console))
     else:
@@ -117,7 +117,7 @@ def _run(command: str, given: list[str], console: Console) -> Run:
         ),
     )
     recipe: Recipe = parsed.recipe
-    return Run(recipe, parsed.run.folder, console, parsed.run.fresh)
+    return Run(name, recipe, parsed.run.folder, console, parsed.run.fresh)
 
 
 def _overview() -> str:

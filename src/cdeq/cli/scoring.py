@@ -47,7 +47,7 @@ def evaluate(run: Run) -> Results:
     measured.extend(_few_step(run, data))
     results = Results(
         task=recipe.task,
-        recipe=type(recipe).__name__,
+        recipe=run.name,
         rows=tuple(_row(measurement, recipe.seed) for measurement in measured),
         costs=_costs(run, teacher_parameters=sum(p.numel() for p in teacher.parameters())),
         versions=versions(),
@@ -67,7 +67,7 @@ def report(folders: Sequence[Path], output: Path, console: Console) -> Results:
     Arguments:
         folders: Run folders, or result files.
         output: Where to write, without suffix.
-        console: Where the tables are shown.
+        console: Where the names of the pictures are shown.
     """
     paths = [folder / RESULTS if folder.is_dir() else folder for folder in folders]
     missing = [str(path) for path in paths if not path.is_file()]
@@ -84,8 +84,7 @@ def report(folders: Sequence[Path], output: Path, console: Console) -> Results:
     for metric in metrics:
         path = output.with_name(f"{output.name}-{metric.replace('_', '-')}.png")
         curve(results, metric, "test", path)
-        console.print(f"picture  {path}")
-    show(results, console)
+        console.print(f"picture: {path}", highlight=False, soft_wrap=True)
     return results
 
 

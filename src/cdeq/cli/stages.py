@@ -37,12 +37,14 @@ class Run:
     """A recipe at work in a folder.
 
     Arguments:
+        name: The recipe's.
         recipe: All settings.
         folder: Where everything goes.
         console: Where messages go.
         fresh: Replace what the stages left there before.
     """
 
+    name: str
     recipe: Recipe
     folder: Path
     console: Console

@@ -76,6 +76,9 @@ class StudentRecipe:
         inference: Virtual times of multi-step inference (Appendix B.3).
         loss: Eq. (11).
         sampling: Which points are trained on, and the EMA rate.
+
+    Raises:
+        ValueError: When the three time spans differ.
     """
 
     plan: Plan
@@ -89,6 +92,14 @@ class StudentRecipe:
     inference: ExponentialSchedule = ExponentialSchedule.from_ratio(0.5)
     loss: DistillationLoss = DistillationLoss()
     sampling: Sampling = Sampling()
+
+    def __post_init__(self) -> None:
+        spans = {self.boundary.span, self.schedule.span, self.inference.span}
+        if len(spans) != 1:
+            raise ValueError(
+                "boundary, schedule and inference speak of one virtual time, so their spans are equal; "
+                f"got {sorted((span.eps, span.end) for span in spans)}."
+            )
 
     def build(self, teacher: EquilibriumModel) -> ConsistencyDEQ:
         """A fresh student of this teacher."""

@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 """What JSON can say."""
@@ -37,10 +37,12 @@ def to_plain(value: Any) -> Plain:  # noqa: ANN401 - the point is to take any se
         return value.as_posix()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if callable(value) and hasattr(value, "__name__"):
-        return str(value.__name__)
+    name = f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', '<>')}"
+    if callable(value) and "<" not in name:  # a lambda's name would not tell it from the next one
+        return name
     raise TypeError(
-        f"a setting is a dataclass, number, string or enum; got {type(value).__name__}."
+        "a setting is a dataclass, number, string, enum or named function; got "
+        f"{type(value).__name__} {value!r}."
     )
 
 
@@ -59,34 +61,59 @@ def from_plain(kind: type[T], data: Plain) -> T:
 
 
 def _build(hint: Any, data: Any, where: str) -> Any:  # noqa: ANN401 - driven by type hints
-    origin = get_origin(hint)
+    origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return _build(_choose(get_args(hint), data, where), data, where)
+        return _build(_choose(arguments, data, where), data, where)
+    if origin is Literal:
+        return _require(data in arguments, data, f"one of {list(arguments)}", where)
     if origin is tuple:
-        return tuple(_build(get_args(hint)[0], item, f"{where}[]") for item in data)
-    if is_dataclass(hint) and isinstance(hint, type):
+        return _build_tuple(arguments, data, where)
+    if not isinstance(hint, type) or origin is not None:
+        raise ValueError(f"{where} is a {hint}, which no file can give back; got {data!r}.")
+    if is_dataclass(hint):
         return _build_dataclass(hint, data, where)
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return hint[data]
-    if isinstance(hint, type) and issubclass(hint, Path):
-        return Path(data)
-    if data is not None and isinstance(hint, type):
-        _require_kind(hint, data, where)
+    if issubclass(hint, Enum):
+        known = [member.name for member in hint]
+        return hint[_require(data in known, data, f"one of {known}", where)]
+    if issubclass(hint, Path):
+        return hint(_require(isinstance(data, str), data, "a path", where))
+    return _require(_fits(hint, data), data, hint.__name__, where)
+
+
+def _fits(kind: type, data: object) -> bool:
+    """Whether JSON's value is one of this kind; true and false are no numbers here."""
+    if isinstance(data, bool):
+        return kind is bool
+    return isinstance(data, (int, float) if kind is float else kind)
+
+
+def _require(holds: bool, data: Any, expected: str, where: str) -> Any:  # noqa: ANN401
+    if not holds:
+        raise ValueError(f"{where} should be {expected}; got {data!r}.")
     return data
+
+
+def _build_tuple(hints: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:  # noqa: ANN401
+    items = _require(isinstance(data, list), data, "a list", where)
+    if hints[-1:] == (Ellipsis,):
+        hints = hints[:1] * len(items)
+    _require(len(items) == len(hints), data, f"a list of {len(hints)}", where)
+    pairs = enumerate(zip(hints, items, strict=True))
+    return tuple(_build(hint, item, f"{where}[{i}]") for i, (hint, item) in pairs)
 
 
 def _choose(options: tuple[Any, ...], data: Any, where: str) -> Any:  # noqa: ANN401
     """The member of a union that the data is of."""
-    if data is None and type(None) in options:
-        return type(None)
     if isinstance(data, dict):
-        for option in options:
-            if getattr(option, "__name__", None) == data.get("type"):
-                return option
-        raise ValueError(
-            f"{where} is none of {[o.__name__ for o in options]}: {data.get('type')!r}."
-        )
-    return next(option for option in options if option is not type(None))
+        named = {getattr(option, "__name__", ""): option for option in options}
+        _require(data.get("type") in named, data, f"one of {list(named)}", where)
+        return named[data["type"]]
+    names = {getattr(option, "__name__", str(option)): option for option in options}
+    for option in options:
+        plain = isinstance(option, type) and not is_dataclass(option)
+        if (plain and _fits(option, data)) or (get_origin(option) is tuple and type(data) is list):
+            return option
+    raise ValueError(f"{where} should be one of {list(names)}; got {data!r}.")
 
 
 def _build_dataclass(kind: type, data: Any, where: str) -> Any:  # noqa: ANN401
@@ -98,9 +125,3 @@ def _build_dataclass(kind: type, data: Any, where: str) -> Any:  # noqa: ANN401
             f"{where} should hold a {kind.__name__} with {sorted(names)}; got {data!r}."
         )
     return kind(**{name: _build(hints[name], given[name], f"{where}.{name}") for name in names})
-
-
-def _require_kind(kind: type, data: object, where: str) -> None:
-    kinds = (int, float) if kind is float else (kind,)
-    if not isinstance(data, kinds):
-        raise ValueError(f"{where} should be {kind.__name__}; got {data!r}.")

@@ -65,7 +65,7 @@ def load_folder(source: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 f"{FORMAT}, {found[:12]}; save it again."
             )
         return config, load(weights)
-    except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise StoreError(
             f"{folder} holds no readable model ({error!r}); save it again."
         ) from error

@@ -8,6 +8,7 @@ import torch
 from cdeq import Boundary, ExponentialSchedule, PowerSchedule, Schedule, TimeSpan
 
 SPANS = (TimeSpan(), TimeSpan(eps=0.0), TimeSpan(eps=0.01, end=5.0), TimeSpan(eps=1e-3, end=0.7))
+EPS = torch.tensor(TimeSpan().eps)
 POWERS = (0.5, 1.0, 2.0, 3.0, 7.0)
 each_span = pytest.mark.parametrize("span", SPANS, ids=str)
 each_precision = pytest.mark.parametrize("precision", (torch.float32, torch.float64), ids=str)
@@ -29,6 +30,7 @@ def test_time_starts_at_eps_grows_and_stays_in_its_span(span, precision) -> None
         assert abs(t[0].item() - span.eps) <= rounding
         assert (t[1:] > t[:-1]).all()
         assert t.max() <= span.end + rounding
+        assert ((schedule.ratio(k) >= 0) & (schedule.ratio(k) <= 1)).all()
         torch.testing.assert_close(span.normalize(t), schedule.ratio(k), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(t.float(), schedule.times(31), rtol=1e-5, atol=1e-6)
 
@@ -112,6 +114,12 @@ def test_the_boundary_is_all_network_at_eps_and_the_identity_at_the_end(span, pr
         c_skip, c_out = Boundary(power=power, span=span)(ends)
         torch.testing.assert_close(c_skip, torch.tensor([0.0, 1.0], dtype=precision))
         torch.testing.assert_close(c_out, torch.tensor([1.0, 0.0], dtype=precision))
+
+
+def test_a_time_that_rounding_put_before_eps_is_eps() -> None:
+    before = torch.nextafter(EPS, torch.tensor(0.0))
+    for power in (1.0, 1.5, 2.0):
+        assert [c.item() for c in Boundary(power=power)(before)] == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(

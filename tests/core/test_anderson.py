@@ -149,6 +149,15 @@ def test_a_ridge_never_stops_convergence(device) -> None:
     assert not torch.allclose(plain[3], ridged[3])
 
 
+def test_products_that_overflow_leave_picard_steps_and_their_gradients(device) -> None:
+    """Residuals of 1e25 are numbers in float32, their squares are not."""
+    scale = torch.tensor(0.5, device=device, requires_grad=True)
+    z = solve(lambda z: scale * z + 1e25, torch.zeros(1, 2, device=device), max_steps=3).z
+    slope = torch.autograd.grad(z.sum(), scale)[0]
+    torch.testing.assert_close(z / 1e25, torch.full_like(z, 1.75))
+    torch.testing.assert_close(slope.item() / 1e25, 2 * 2.0)
+
+
 def test_gradients_stay_finite_where_a_sample_has_converged_exactly(device) -> None:
     """Sample 0 starts at its fixed point: its Gram matrix is zero, its six steps are Picard's."""
     z0 = torch.tensor([[1.0, 1.0], [0.0, 3.0]], device=device)

@@ -205,6 +205,25 @@ def test_picard_on_an_expansion_ends_as_not_finite(growth, device) -> None:
     )
     assert run.status is Status.NONFINITE
     assert not run.converged.any()
+    assert run.nfe < 1000
+    assert run.z.isfinite().all()
+
+
+def test_a_finished_sample_is_not_woken_up_again(device) -> None:
+    """Not even by a map whose later answers differ."""
+    late = torch.tensor([[0.0], [1.0]], device=device)
+    moves = [torch.ones_like(late), late, *[torch.ones_like(late)] * 5]
+    run = solve(
+        lambda z: z + moves.pop(0),
+        torch.zeros(2, 1, device=device),
+        Picard(),
+        max_steps=6,
+        tol=1e-3,
+        norm=absolute,
+    )
+    assert run.z.flatten().tolist() == [1.0, 6.0]
+    assert run.steps.tolist() == [2, 6]
+    assert run.converged.tolist() == [True, False]
 
 
 def test_a_nan_in_x_is_an_outcome_of_its_sample_alone(device) -> None:
@@ -253,6 +272,23 @@ def test_relative_error_is_that_of_the_packed_state(device) -> None:
     off = like(problem.solution, tuple(1.01 * part for part in problem.solution))
     expected = torch.full((3,), 0.01, dtype=torch.float64, device=device)
     torch.testing.assert_close(relative_error(off, problem.solution), expected)
+
+
+@each_solver
+def test_mixed_precision_narrows_the_map_and_not_the_state(solver, device) -> None:
+    """A map whose last operation is a matrix product returns bfloat16 under autocast."""
+    x = seeded(3, 4, seed=81, dtype=torch.float32, device=device)
+    weight = 0.2 * seeded(4, 4, seed=82, dtype=torch.float32, device=device)
+
+    def f(z: Tensor) -> Tensor:
+        return (torch.tanh(z) + x) @ weight
+
+    exact = solve(f, torch.zeros_like(x), max_steps=40).z
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        assert f(x).dtype == torch.bfloat16
+        run = solve(f, torch.zeros_like(x), solver, max_steps=40, record=True)
+    assert {z.dtype for z in run.trajectory} == {torch.float32}
+    torch.testing.assert_close(run.z, exact, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("max_steps", (0, -1, 2.5, True, None, "3"))

@@ -111,12 +111,12 @@ def test_the_known_solution_is_found(solver, make, dtype, device) -> None:
 
 @each_dtype
 @each_problem
-@pytest.mark.parametrize("solver", (Anderson(), Anderson(window=2), Broyden()), ids=str)
+@pytest.mark.parametrize("solver", (Anderson(), Broyden()), ids=str)
 def test_acceleration_needs_no_contraction_and_keeps_what_it_found(
     solver, make, dtype, device
 ) -> None:
     """Past convergence, and past any memory, only rounding noise is left to extrapolate."""
-    late = misses(make(dtype, device), solver, 140)[100:]
+    late = misses(make(dtype, device), solver, 120)[100:]
     assert late.max() < 20 * torch.finfo(dtype).eps ** 0.5
 
 
@@ -185,15 +185,14 @@ MATES = {
 @each_batched
 @each_kind
 @each_tol
-@pytest.mark.parametrize("change", MATES.values(), ids=list(MATES))
-def test_a_sample_never_changes_its_mates(solver, make, tol, change, device) -> None:
+def test_a_sample_never_changes_its_mates(solver, make, tol, device) -> None:
     problem = make(torch.float32, device)
-    start = problem.start
-    usual = path(problem, start, solver, 12, tol=tol)
-    spoilt = path(with_first(problem, change), start, solver, 12, tol=tol)
-    shared = min(len(usual), len(spoilt))
-    assert torch.equal(spoilt[:shared, 1:], usual[:shared, 1:])
-    assert not torch.equal(spoilt[:shared, 0], usual[:shared, 0])
+    usual = path(problem, problem.start, solver, 12, tol=tol)
+    for change in MATES.values():
+        spoilt = path(with_first(problem, change), problem.start, solver, 12, tol=tol)
+        shared = min(len(usual), len(spoilt))
+        assert torch.equal(spoilt[:shared, 1:], usual[:shared, 1:])
+        assert not torch.equal(spoilt[:shared, 0], usual[:shared, 0])
 
 
 @each_batched
@@ -231,13 +230,13 @@ DEGENERATE = {
 
 @each_solver
 @each_tol
-@pytest.mark.parametrize("f", DEGENERATE.values(), ids=list(DEGENERATE))
-def test_degenerate_runs_stay_finite(solver, f, dtype, tol, device) -> None:
+def test_degenerate_runs_stay_finite(solver, dtype, tol, device) -> None:
     """Starting at the fixed point, hitting it exactly, repeating states and residuals, or none."""
     z0 = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, -3.0]], dtype=dtype, device=device)
-    solution = solve(f, z0, solver, max_steps=30, tol=tol, record=True)
-    assert solution.errors.isfinite().all()
-    assert all(z.isfinite().all() for z in solution.trajectory)
+    for f in DEGENERATE.values():
+        solution = solve(f, z0, solver, max_steps=30, tol=tol, record=True)
+        assert solution.errors.isfinite().all()
+        assert all(z.isfinite().all() for z in solution.trajectory)
 
 
 @each_dtype

@@ -1,13 +1,11 @@
-"""The commands; each is a function of a run, or of files."""
+"""The commands; each is a function of a run."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from cdeq.cli import scoring, stages
-from cdeq.cli.run_folder import write_origin
-from cdeq.cli.stages import Run
-
-STUDENT, STUDENT_NO_AA = "student-paper", "student-paper-no-aa"
+from cdeq.cli.stages import STUDENTS, Run
+from cdeq.training.engine import launch, on_main
 
 
 def train(run: Run) -> None:
@@ -21,36 +19,66 @@ def cache(run: Run) -> None:
 
 
 def distill(run: Run) -> None:
-    """Distil the recipe's student; with `--student.no-accelerate`, the one without AA."""
-    stages.distill(run, STUDENT if run.recipe.student.accelerate else STUDENT_NO_AA)
+    """Distil the paper's student; `--student.no-accelerate` for the one without AA."""
+    name = next(name for name, mixes in STUDENTS.items() if mixes == run.recipe.student.accelerate)
+    stages.distill(run, name)
 
 
 def evaluate(run: Run) -> None:
     """Score teacher, solvers and students on the test set."""
-    scoring.evaluate(run)
+    scoring.show(scoring.evaluate(run), run.console)
 
 
 def demo(run: Run) -> None:
-    """Everything: train, cache, distil with and without AA, train baselines, evaluate, draw."""
+    """All of it: train, cache, distil with and without AA, train baselines, evaluate, draw."""
     train(run)
     cache(run)
-    distill(run)
-    student = replace(run.recipe.student, accelerate=False)
-    distill(replace(run, recipe=replace(run.recipe, student=student)))
+    for name in STUDENTS:
+        stages.distill(run, name)
     for steps in run.recipe.evaluation.budgets:
         stages.few_step(run, steps)
-    evaluate(run)
-    scoring.report([run.folder], run.folder / "report", run.console)
+    on_main(lambda: _conclude(run))
+
+
+def _conclude(run: Run) -> None:
+    scoring.evaluate(run)
+    scoring.show(scoring.report([run.folder], run.folder / "report", run.console), run.console)
     run.console.print(f"\nEverything is in {run.folder}.")
 
 
-RUN_COMMANDS: dict[str, Callable[[Run], None]] = {
-    function.__name__: function for function in (train, cache, distill, evaluate, demo)
+@dataclass(frozen=True)
+class Command:
+    """One of `cdeq COMMAND RECIPE`.
+
+    Arguments:
+        run: What it does.
+        keys: The recipe's fields that matter to it, for `--help`; all are accepted.
+        trains: Whether it trains, and so uses all devices.
+    """
+
+    run: Callable[[Run], None]
+    keys: tuple[str, ...]
+    trains: bool = False
+
+    @property
+    def summary(self) -> str:
+        """What it does, in a sentence."""
+        return self.run.__doc__ or ""
+
+
+COMMANDS: Mapping[str, Command] = {
+    "train": Command(train, ("seed", "network", "teacher", "hardware"), trains=True),
+    "cache": Command(cache, ("trajectories",)),
+    "distill": Command(distill, ("seed", "student", "trajectories", "hardware"), trains=True),
+    "evaluate": Command(evaluate, ("evaluation",)),
+    "demo": Command(demo, (), trains=True),
 }
-"""Commands that take a recipe and a run folder."""
+"""By name."""
 
 
 def start(name: str, run: Run) -> None:
-    """Write where the run comes from, then do what the command says."""
-    write_origin(run.folder, run.recipe)
-    RUN_COMMANDS[name](run)
+    """Do what the command says."""
+    command = COMMANDS[name]
+    if command.trains:
+        launch(run.recipe.hardware)
+    command.run(run)

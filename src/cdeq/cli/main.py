@@ -1,21 +1,25 @@
 """`cdeq COMMAND …`: the only place where strings become objects."""
 
 import difflib
+import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field, make_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Any, NoReturn, cast
 
 import tyro
 from rich.console import Console
 
-from cdeq.cli.commands import RUN_COMMANDS, start
+from cdeq.cli.commands import COMMANDS, start
+from cdeq.cli.keys import key_lines
 from cdeq.cli.scoring import report, show
 from cdeq.cli.stages import Run
 from cdeq.errors import CDEQError
 from cdeq.evaluation.timing import bench
 from cdeq.recipes import RECIPES, Recipe
+from cdeq.training.engine import is_main
 from cdeq.training.stopping import Interrupted
 
 OTHER_COMMANDS = {
@@ -27,81 +31,94 @@ OTHER_COMMANDS = {
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where the run goes."""
+    """Where the run goes.
+
+    Arguments:
+        folder: Everything is written here; the same command continues a stopped run.
+        fresh: Replace what this command left in the folder before.
+    """
 
     folder: Path
-    """Everything is written here; the same command continues a stopped run."""
     fresh: bool = False
-    """Replace what this command left in the folder before."""
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Runs to merge, and where the report goes."""
+    """Runs to merge, and where the report goes.
+
+    Arguments:
+        runs: Run folders or result files; several must differ in their seed alone.
+        output: Where to write, without suffix: .json, .md and pictures.
+    """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders or result files; several must differ in their seed alone."""
     output: Path
-    """Where to write, without suffix: .json, .md and pictures."""
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What to measure."""
+    """What to measure.
+
+    Arguments:
+        output: The result file.
+        rounds: Side-by-side repetitions; the ratio of medians is reported.
+    """
 
     output: Path = Path("results/bench.json")
-    """The result file."""
     rounds: int = 7
-    """Side-by-side repetitions; the ratio of medians is reported."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exits with 1 on an error that has a sentence, with 130 on Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    console = Console()
+    console = Console(quiet=not is_main())
     try:
         _dispatch(given, console)
     except (Interrupted, KeyboardInterrupt) as stop:
-        console.print(f"\n{stop or 'stopped'}", highlight=False)
+        again = "the same command, without `--fresh`, continues there."
+        console.print(f"\n{stop or 'stopped'}; {again}", highlight=False, soft_wrap=True)
         raise SystemExit(130) from None
     except (CDEQError, ValueError, OSError) as error:
-        Console(stderr=True).print(f"cdeq: {error}", style="red", highlight=False, markup=False)
+        Console(stderr=True).print(
+            f"cdeq: {error}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
         raise SystemExit(1) from None
 
 
 def _dispatch(given: list[str], console: Console) -> None:
     command = given[0] if given else "--help"
     if command in ("-h", "--help"):
-        console.print(_overview(), highlight=False, markup=False)
+        _print(console, _overview(console.width))
     elif command == "recipes":
-        console.print(_recipe_list(), highlight=False, markup=False)
+        _print(console, _recipes(console.width))
     elif command == "bench":
         options = tyro.cli(BenchOptions, prog="cdeq bench", args=given[1:])
         bench(options.output, rounds=options.rounds, say=console.print)
     elif command == "report":
-        options = tyro.cli(ReportOptions, prog="cdeq report", args=given[1:])
-        show(report(options.runs, options.output, console), console)
-    elif command in RUN_COMMANDS:
+        chosen = tyro.cli(ReportOptions, prog="cdeq report", args=given[1:])
+        show(report(chosen.runs, chosen.output, console), console)
+    elif command in COMMANDS:
         start(command, _run(command, given[1:], console))
     else:
-        _unknown("command", command, [*RUN_COMMANDS, *OTHER_COMMANDS])
+        _unknown("command", command, [*COMMANDS, *OTHER_COMMANDS])
 
 
 def _run(command: str, given: list[str], console: Console) -> Run:
     """The run that `cdeq COMMAND RECIPE --key value …` describes."""
     if not given or given[0] in ("-h", "--help"):
-        console.print(f"usage: cdeq {command} RECIPE [--key value …]\n", markup=False)
-        console.print(_recipe_list(), highlight=False, markup=False)
+        _print(console, _command_help(command, console.width))
         raise SystemExit(0 if given else 2)
     name, *rest = given
     if name not in RECIPES:
         _unknown("recipe", name, RECIPES)
-    default = RECIPES[name]()
-    options = field(default_factory=lambda: RunOptions(Path("out") / name))
+    options, default = RunOptions(Path("out") / name), RECIPES[name]()
+    if "-h" in rest or "--help" in rest:
+        _print(console, _recipe_help(command, name, options, default, console.width))
+        raise SystemExit(0)
     parser = make_dataclass(
         "Arguments",
         [
-            ("run", Annotated[RunOptions, tyro.conf.arg(name="")], options),
+            ("run", Annotated[RunOptions, tyro.conf.arg(name="")], field(default=options)),
             ("recipe", Annotated[type(default), tyro.conf.arg(name="")], field(default=default)),
         ],
         frozen=True,
@@ -111,39 +128,74 @@ def _run(command: str, given: list[str], console: Console) -> Run:
         tyro.cli(
             parser,
             prog=f"cdeq {command} {name}",
-            description=RECIPES[name].__doc__,
             args=rest,
-            config=(tyro.conf.AvoidSubcommands,),
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
         ),
     )
     recipe: Recipe = parsed.recipe
-    return Run(name, recipe, parsed.run.folder, console, parsed.run.fresh)
+    typed = shlex.join(["cdeq", command, *given])
+    return Run(name, recipe, parsed.run.folder, console, typed, parsed.run.fresh)
 
 
-def _overview() -> str:
-    lines = [f"  {name:<9}{function.__doc__}" for name, function in RUN_COMMANDS.items()]
-    lines += [f"  {name:<9}{text}" for name, text in OTHER_COMMANDS.items()]
-    return "\n".join(
-        [
-            "cdeq: few-step inference for deep equilibrium models.",
-            "",
-            "usage: cdeq COMMAND RECIPE [--key value …]",
-            "       cdeq COMMAND RECIPE --help        every key of a recipe",
-            "",
-            "commands:",
-            *lines,
-            "",
-            _recipe_list(),
-        ]
+def _print(console: Console, lines: Iterator[str]) -> None:
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _overview(width: int) -> Iterator[str]:
+    summaries = {name: command.summary for name, command in COMMANDS.items()}
+    yield from (
+        "cdeq: few-step inference for deep equilibrium models.",
+        "",
+        "usage: cdeq COMMAND RECIPE [--key value …]",
+        "       cdeq COMMAND RECIPE --help          the keys that matter to the command",
+        "",
+        "commands:",
     )
+    yield from _columns({**summaries, **OTHER_COMMANDS}, width)
+    yield ""
+    yield from _recipes(width)
 
 
-def _recipe_list() -> str:
-    lines = (f"  {name:<18}{function.__doc__}" for name, function in RECIPES.items())
-    return "\n".join(["recipes:", *lines])
+def _recipes(width: int) -> Iterator[str]:
+    yield "recipes:"
+    yield from _columns({name: recipe.__doc__ or "" for name, recipe in RECIPES.items()}, width)
+
+
+def _command_help(command: str, width: int) -> Iterator[str]:
+    yield f"usage: cdeq {command} RECIPE [--key value …]"
+    yield from ("", COMMANDS[command].summary, "")
+    yield from _recipes(width)
+    yield from ("", f"`cdeq {command} RECIPE --help` lists the keys.")
+
+
+def _recipe_help(
+    command: str, name: str, options: RunOptions, recipe: Recipe, width: int
+) -> Iterator[str]:
+    wanted = COMMANDS[command].keys or tuple(f.name for f in fields(recipe))
+    yield f"usage: cdeq {command} {name} [--key value …]"
+    yield from ("", COMMANDS[command].summary)
+    yield from wrap(f"{name}: {RECIPES[name].__doc__}", width)
+    yield from key_lines(options, width)
+    yield from key_lines(recipe, width, only=wanted)
+    if COMMANDS[command].keys:
+        about = (
+            "Keys of other commands are accepted as well, and have to be the same in one folder"
+        )
+        yield from ("", *wrap(f"{about}; `cdeq demo {name} --help` lists all.", width))
+
+
+def _columns(texts: dict[str, str], width: int) -> Iterator[str]:
+    indent = max(map(len, texts)) + 4
+    for name, text in texts.items():
+        first = f"  {name}".ljust(indent)
+        yield from wrap(text, width, initial_indent=first, subsequent_indent=" " * indent)
 
 
 def _unknown(kind: str, name: str, known: Sequence[str] | dict[str, Any]) -> NoReturn:
     near = difflib.get_close_matches(name, list(known), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
     raise CDEQError(f"there is no {kind} {name!r}; {hint}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,12 @@
 """Where a run keeps what, and whether a stage of it is done."""
 
+import hashlib
 import json
+import math
 import platform
 import shutil
 import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,74 +14,106 @@ from typing import Any
 
 from cdeq.atomic import write_atomic
 from cdeq.errors import StoreError
-from cdeq.plain import to_plain
-from cdeq.recipes import Recipe
+from cdeq.plain import Plain
 
-DONE = "done.json"
+ORIGIN, DONE = "recipe.json", "done.json"
 
 
 @dataclass(frozen=True)
 class Stage:
     """One finished or unfinished part of a run, in a folder of its own.
 
+    `recipe.json` says from the start what the stage is made by; `done.json`, written last, what came
+    of it.
+
     Arguments:
         folder: Where its files are.
-        identity: The digest of everything that decides its outcome.
+        settings: Everything that decides its outcome.
     """
 
     folder: Path
-    identity: str
+    settings: Mapping[str, Plain]
+
+    @property
+    def identity(self) -> str:
+        """The digest of the settings."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
 
     def outcome(self) -> dict[str, Any] | None:
         """What the stage reported when it finished; None when it has not.
 
         Raises:
-            StoreError: When the folder holds the outcome of other settings.
+            StoreError: When the folder belongs to other settings, or is damaged.
         """
-        path = self.folder / DONE
-        if not path.exists():
+        origin, done = self.folder / ORIGIN, self.folder / DONE
+        if not origin.exists() and not done.exists():
             return None
-        try:
-            done = json.loads(path.read_text())
-            found, outcome = done["identity"], done["outcome"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        changed = list(differences(_read(origin, "settings"), self.settings))
+        if changed:
             raise StoreError(
-                f"{path} is damaged ({error!r}); start afresh with `--fresh`."
-            ) from error
-        if found != self.identity:
-            raise StoreError(
-                f"{self.folder} was made with other settings (digest {found[:12]}, now "
-                f"{self.identity[:12]}); choose another `--folder`, or replace it with `--fresh`."
+                f"{self.folder} was made with other settings ({'; '.join(changed)}); repeat those, "
+                "choose another `--folder`, or replace it with `--fresh`."
             )
-        return outcome
+        return _read(done, "outcome") if done.exists() else None
+
+    def begin(self, origin: Mapping[str, Any]) -> None:
+        """Say what the stage is made by, unless it was begun before."""
+        if not (self.folder / ORIGIN).exists():
+            write_json(self.folder / ORIGIN, {"settings": self.settings, **origin})
 
     def finish(self, outcome: Mapping[str, Any]) -> None:
         """Say that the stage is done."""
-        write_json(self.folder / DONE, {"identity": self.identity, "outcome": dict(outcome)})
+        write_json(self.folder / DONE, {"outcome": dict(outcome)})
 
     def discard(self) -> None:
         """Remove the stage's files."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    """Where two settings differ, key by key.
+
+    Example:
+        >>> list(differences({"plan": {"steps": 3, "clip": 1.0}}, {"plan": {"steps": 5, "clip": 1.0}}))
+        ['plan.steps was 3, now 5']
+    """
+    before, now = dict(_leaves(found)), dict(_leaves(wanted))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key, "unset") != now.get(key, "unset"):
+            yield f"{key} was {before.get(key, 'unset')}, now {now.get(key, 'unset')}"
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _read(path: Path, key: str) -> dict[str, Any]:
+    try:
+        contents = json.loads(path.read_text())[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is damaged ({error!r}); replace it with `--fresh`.") from error
+    if not isinstance(contents, dict):
+        raise StoreError(f"{path} is damaged (no {key}); replace it with `--fresh`.")
+    return contents
 
 
 def write_json(path: Path, contents: Mapping[str, Any]) -> None:
-    """A JSON file for people to read, whole or not at all."""
-    write_atomic(path, (json.dumps(contents, indent=2) + "\n").encode())
+    """A JSON file for people to read, whole or not at all; NaN and ∞, which JSON lacks, as texts."""
+    text = json.dumps(_spelled(contents), indent=2, allow_nan=False)
+    write_atomic(path, f"{text}\n".encode())
 
 
-def write_origin(folder: Path, recipe: Recipe) -> None:
-    """Write what a run was made by: resolved recipe, versions, git revision, command.
-
-    Raises:
-        StoreError: When the folder cannot be written.
-    """
-    origin = {"recipe": to_plain(recipe), "versions": versions(), "command": command()}
-    write_json(folder / "recipe.json", origin)
-
-
-def command() -> str:
-    """The command line as one would type it."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+def _spelled(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {key: _spelled(item) for key, item in value.items()}
+    return [_spelled(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def versions() -> dict[str, str]:

@@ -1,25 +1,27 @@
 """The stages of a run: train, cache, distil, few-step. Each is skipped when it is done already."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import track
 
-from cdeq.cli.run_folder import Stage, write_json
+from cdeq.cli.run_folder import Stage, versions, write_json
 from cdeq.consistency.student import ConsistencyDEQ
+from cdeq.data.indexed import to_device
 from cdeq.digest import digest_of
 from cdeq.errors import CDEQError
 from cdeq.evaluation.audit import audit
 from cdeq.evaluation.sweep import distilled, score_few_step, sweep
 from cdeq.models.base import EquilibriumModel
-from cdeq.plain import to_plain
+from cdeq.plain import Plain, to_plain
 from cdeq.recipes import Recipe
-from cdeq.recipes.base import Splits, StudentRecipe, identity
+from cdeq.recipes.base import Splits, StudentRecipe
 from cdeq.training.distill import DistillationObjective
-from cdeq.training.engine import fit
+from cdeq.training.engine import device_of, fit, forget, on_main
 from cdeq.training.objective import Objective
 from cdeq.training.plan import Plan
 from cdeq.training.teacher import FewStepObjective, TeacherObjective
@@ -31,6 +33,9 @@ from cdeq.trajectories import (
     write_cache,
 )
 
+STUDENTS = {"student-paper": True, "student-paper-no-aa": False}
+"""The students by name, and whether they mix two points (Eq. 7)."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -41,6 +46,7 @@ class Run:
         recipe: All settings.
         folder: Where everything goes.
         console: Where messages go.
+        command: The command line, for the records.
         fresh: Replace what the stages left there before.
     """
 
@@ -48,48 +54,116 @@ class Run:
     recipe: Recipe
     folder: Path
     console: Console
+    command: str
     fresh: bool = False
 
-    def stage(self, name: str, *decides: object) -> Stage:
-        """A stage by name; with `fresh`, without its past."""
-        recipe = self.recipe
-        stage = Stage(
-            self.folder / name, identity(recipe.seed, recipe.hardware.precision, *decides)
-        )
+    @cached_property
+    def data(self) -> Splits:
+        """The data in its three parts."""
+        return self.recipe.data()
+
+    def stage(self, name: str, **settings: object) -> Stage:
+        """A stage by name, and everything that decides its outcome."""
+        decides = {"seed": self.recipe.seed, **settings}
+        return Stage(self.folder / name, {key: to_plain(part) for key, part in decides.items()})
+
+    def training(
+        self, name: str, plan: Plan, watched: Mapping[str, object], **settings: object
+    ) -> Stage:
+        """A stage that trains a model.
+
+        Arguments:
+            name: Of its folder.
+            plan: How it is trained.
+            watched: What decides the validation score; without validation it decides nothing.
+            settings: What decides its outcome besides.
+        """
+        recipe, data = self.recipe, {"train": self.recipe.data_digest(self.data.train)}
+        if plan.validate_every:
+            data |= {"validation": recipe.data_digest(self.data.validation)}
+            settings |= watched
+        hardware = {name: getattr(recipe.hardware, name) for name in ("devices", "precision")}
+        return self.stage(name, data=data, hardware=hardware, **settings)
+
+    def finished(self, stage: Stage) -> dict[str, Plain] | None:
+        """What a stage reported when it finished; None when it is to be done (again).
+
+        Raises:
+            StoreError: When its folder belongs to other settings.
+        """
+        return None if self.fresh else stage.outcome()
+
+    def begin(self, stage: Stage) -> None:
+        """Make room for a stage, and write what it is made by."""
         if self.fresh:
             stage.discard()
-        return stage
+        origin = {"recipe": to_plain(self.recipe), "versions": versions(), "command": self.command}
+        stage.begin(origin)
 
     def teacher(self) -> EquilibriumModel:
         """The trained teacher.
 
         Raises:
             CDEQError: When it has not been trained yet.
+            StoreError: When it was trained with other settings.
         """
-        folder = self.folder / "teacher"
-        if not (folder / "done.json").exists():
-            raise CDEQError(f"{folder} holds no trained teacher yet; run `cdeq train` first.")
-        return self.recipe.read_model(str(folder))
+        stage = teacher_stage(self)
+        done = stage.outcome()
+        if done is None:
+            raise CDEQError(
+                f"{stage.folder} holds no trained teacher yet; run `cdeq train {self.name}` first."
+            )
+        return self.recipe.read_model(str(stage.folder)).to(device_of(self.recipe.hardware))
 
-    def student(self, name: str) -> ConsistencyDEQ:
-        """A distilled student."""
-        return ConsistencyDEQ.from_pretrained(self.folder / name, self.teacher())
+
+def teacher_stage(run: Run) -> Stage:
+    """The teacher's training."""
+    recipe = run.recipe
+    plan = recipe.teacher.plan
+    watched = {"evaluation": {"reference_steps": recipe.evaluation.reference_steps}}
+    return run.training("teacher", plan, watched, network=recipe.network, teacher=recipe.teacher)
+
+
+def student_stage(run: Run, name: str, teacher: EquilibriumModel) -> Stage:
+    """The distillation of one student."""
+    recipe, settings = run.recipe, student_recipe(run, name)
+    decides = {key: part for key, part in vars(settings).items() if key != "inference"}
+    watched = {
+        "evaluation": {"budgets": recipe.evaluation.budgets},
+        "student": {**decides, "inference": settings.inference},
+    }
+    return run.training(
+        name,
+        settings.plan,
+        watched,
+        student=decides,
+        trajectories=recipe.trajectories,
+        teacher_weights=digest_of(teacher),
+    )
+
+
+def few_step_stage(run: Run, steps: int) -> Stage:
+    """The training of a baseline."""
+    recipe = run.recipe
+    name, plan = f"few-step-{steps}", recipe.few_step
+    return run.training(name, plan, {}, network=recipe.network, few_step=plan)
+
+
+def student_recipe(run: Run, name: str) -> StudentRecipe:
+    """The settings of one of the `STUDENTS`."""
+    return replace(run.recipe.student, accelerate=STUDENTS[name])
 
 
 def train(run: Run) -> None:
     """Train the teacher, then audit its convergence on the test set."""
-    recipe = run.recipe
-    data = recipe.data()
-    parts = (to_plain(recipe)["network"], recipe.teacher, recipe.data_digest(data.train))  # type: ignore[index,call-overload]
-    stage = run.stage("teacher", *parts)
-    if (done := stage.outcome()) is not None:
-        run.console.print(f"Teacher: already trained in {stage.folder}.")
-        run.console.print(done["summary"])
+    stage, recipe, data = teacher_stage(run), run.recipe, run.data
+    if (done := run.finished(stage)) is not None:
+        said = f"Teacher: already trained in {stage.folder}.\n{done['summary']}"
+        run.console.print(said, highlight=False, soft_wrap=True)
         return
     torch.manual_seed(recipe.seed)
     model = recipe.model()
     objective = TeacherObjective(model, recipe.teacher.loss, recipe.augment())
-    plan = recipe.teacher.plan
 
     def score() -> float:
         return sweep(
@@ -97,67 +171,78 @@ def train(run: Run) -> None:
             reference_steps=recipe.evaluation.reference_steps,
         )[0].value  # fmt: skip
 
-    report = _fit(run, stage, objective, data, plan, "training the teacher", score)
-    judged = audit(model.cpu(), data.test, recipe.metric)
-    model.save_pretrained(stage.folder)
-    write_json(stage.folder / "audit.json", {**asdict(judged), "converges": judged.converges})
-    run.console.print(judged.summary())
-    stage.finish({"seconds": report, "summary": judged.summary()})
+    seconds = _fit(run, stage, objective, recipe.teacher.plan, "training the teacher", score)
+
+    def conclude() -> None:
+        judged = audit(model, data.test, recipe.metric)
+        model.save_pretrained(stage.folder)
+        write_json(stage.folder / "audit.json", asdict(judged))
+        verdict = {"converges": judged.converges, "summary": judged.summary()}
+        _finish(stage, {"seconds": seconds, **verdict})
+        run.console.print(judged.summary(), highlight=False, soft_wrap=True)
+
+    on_main(conclude)
 
 
 def cache(run: Run) -> None:
-    """Write the teacher's trajectories on the training set to disk."""
-    recipe, data = run.recipe, run.recipe.data()
-    source, manifest = _online(run, data)
-    stage = run.stage("cache", to_plain(manifest))
+    """Write the teacher's trajectories to disk."""
+    recipe, folder = run.recipe, run.folder / "cache"
+    source, manifest = _online(run, run.teacher())
     if recipe.trajectories.online:
         run.console.print("Trajectories are recomputed online by this recipe; nothing to cache.")
         return
-    shards = -(-len(data.train) // recipe.trajectories.shard_samples)
-    bar = iter(track(range(shards), "caching trajectories  ", console=run.console))
-    write_cache(
-        stage.folder,
-        manifest,
-        source,
-        shard_samples=recipe.trajectories.shard_samples,
-        progress=lambda done, total: next(bar, None),
-    )
-    list(bar)
+    shards = -(-manifest.samples // recipe.trajectories.shard_samples)
+
+    def write() -> None:
+        if run.fresh:
+            Stage(folder, {}).discard()
+        bar = iter(track(range(shards), "caching trajectories  ", console=run.console))
+        write_cache(
+            folder,
+            manifest,
+            source,
+            shard_samples=recipe.trajectories.shard_samples,
+            progress=lambda done, total: next(bar, None),
+        )
+        list(bar)
+
+    on_main(write)
 
 
 def distill(run: Run, name: str) -> None:
-    """Distil the recipe's student into the folder `name`."""
-    recipe, data = run.recipe, run.recipe.data()
+    """Distil one of the `STUDENTS` into the folder of its name."""
     teacher = run.teacher()
-    stage = run.stage(name, recipe.student, recipe.trajectories, digest_of(teacher))
-    if stage.outcome() is not None:
+    stage, settings = student_stage(run, name, teacher), student_recipe(run, name)
+    if run.finished(stage) is not None:
         run.console.print(f"{name}: already distilled in {stage.folder}.")
         return
-    torch.manual_seed(recipe.seed)
-    settings = recipe.student
+    trajectories = _trajectories(run, teacher)
+    if not (teacher_stage(run).outcome() or {})["converges"]:
+        run.console.print(f"{name}: its teacher does not converge, so there is no end to distil.")
+    torch.manual_seed(run.recipe.seed)
     student = settings.build(teacher)
     objective = DistillationObjective(
         student,
         teacher,
-        _trajectories(run, data),
+        trajectories,
         settings.schedule,
         loss=settings.loss,
         sampling=settings.sampling,
     )
-    score = _student_score(run, student, teacher, data, settings)
-    seconds = _fit(run, stage, objective, data, settings.plan, f"distilling {name}", score)
-    student.cpu().save_pretrained(stage.folder)
-    stage.finish({"seconds": seconds, "inference": to_plain(settings.inference)})
+    score = _student_score(run, student, teacher, settings)
+    seconds = _fit(run, stage, objective, settings.plan, f"distilling {name}", score)
+
+    def conclude() -> None:
+        student.save_pretrained(stage.folder)
+        _finish(stage, {"seconds": seconds})
+
+    on_main(conclude)
 
 
 def few_step(run: Run, steps: int) -> None:
     """Train the honest baseline: the same f on labels, with this many unrolled steps."""
-    recipe, data = run.recipe, run.recipe.data()
-    network = to_plain(recipe)["network"]  # type: ignore[index,call-overload]
-    stage = run.stage(
-        f"few-step-{steps}", network, recipe.few_step, recipe.data_digest(data.train)
-    )
-    if stage.outcome() is not None:
+    stage, recipe = few_step_stage(run, steps), run.recipe
+    if run.finished(stage) is not None:
         run.console.print(f"few-step-{steps}: already trained in {stage.folder}.")
         return
     torch.manual_seed(recipe.seed)
@@ -165,27 +250,30 @@ def few_step(run: Run, steps: int) -> None:
     objective = FewStepObjective(model, steps, recipe.augment())
 
     def score() -> float:
-        return score_few_step(model, steps, data.validation, recipe.metric).value
+        return score_few_step(model, steps, run.data.validation, recipe.metric).value
 
-    label = f"training few-step {steps}"
-    seconds = _fit(run, stage, objective, data, recipe.few_step, label, score)
-    model.cpu().save_pretrained(stage.folder)
-    stage.finish({"seconds": seconds})
+    seconds = _fit(run, stage, objective, recipe.few_step, f"training few-step {steps}", score)
+
+    def conclude() -> None:
+        model.save_pretrained(stage.folder)
+        _finish(stage, {"seconds": seconds})
+
+    on_main(conclude)
 
 
 def _fit(
     run: Run,
     stage: Stage,
     objective: Objective,
-    data: Splits,
     plan: Plan,
     label: str,
     score: Callable[[], float],
 ) -> float:
     """Train in the stage's folder; the seconds it took."""
+    on_main(lambda: run.begin(stage))
     report = fit(
         objective,
-        data.train,
+        run.data.train,
         plan,
         stage.folder,
         seed=run.recipe.seed,
@@ -197,50 +285,55 @@ def _fit(
     return report.seconds
 
 
+def _finish(stage: Stage, outcome: dict[str, object]) -> None:
+    stage.finish(outcome)
+    forget(stage.folder)  # last: until here a killed run has its training back
+
+
 def _student_score(
-    run: Run,
-    student: ConsistencyDEQ,
-    teacher: EquilibriumModel,
-    data: Splits,
-    settings: StudentRecipe,
+    run: Run, student: ConsistencyDEQ, teacher: EquilibriumModel, settings: StudentRecipe
 ) -> Callable[[], float]:
     """The student's mean validation score over the budgets."""
-    budgets = run.recipe.evaluation.budgets
+    metric, budgets = run.recipe.metric, run.recipe.evaluation.budgets
 
     def score() -> float:
         method = distilled(student, settings.inference)
-        rows = sweep(teacher, {"student": method}, data.validation, run.recipe.metric, budgets)
-        own = [
-            r.value for r in rows if r.model == "student" and r.metric == run.recipe.metric.name
-        ]
+        rows = sweep(teacher, {"student": method}, run.data.validation, metric, budgets)
+        own = [r.value for r in rows if r.model == "student" and r.metric == metric.name]
         return sum(own) / len(own)
 
     return score
 
 
-def _online(run: Run, data: Splits) -> tuple[OnlineTrajectories, Manifest]:
-    recipe, teacher = run.recipe, run.teacher()
+def _online(run: Run, teacher: EquilibriumModel) -> tuple[OnlineTrajectories, Manifest]:
+    recipe, train = run.recipe, run.data.train
     settings = recipe.trajectories
     source = OnlineTrajectories(
         teacher=teacher,
-        contexts=data.train.take,
+        contexts=lambda rows: to_device(train.take(rows), teacher.device),
         solver=settings.solver,
         max_steps=settings.max_steps,
     )
     manifest = Manifest(
         teacher=digest_of(teacher, settings=str(to_plain(teacher.spec))),
-        data=recipe.data_digest(data.train),
+        data=recipe.data_digest(train),
         solver=repr(settings.solver),
         initial="zero",
         max_steps=settings.max_steps,
-        samples=len(data.train),
+        samples=len(train),
         dtype=settings.dtype,
     )
     return source, manifest
 
 
-def _trajectories(run: Run, data: Splits) -> TrajectorySource:
-    source, manifest = _online(run, data)
+def _trajectories(run: Run, teacher: EquilibriumModel) -> TrajectorySource:
+    source, manifest = _online(run, teacher)
+    folder = run.folder / "cache"
     if run.recipe.trajectories.online:
         return source
-    return TrajectoryStore(run.folder / "cache", manifest)
+    if not folder.exists():
+        raise CDEQError(
+            f"{folder} holds no trajectories yet; run `cdeq cache {run.name}` first, or recompute "
+            "them all the time with `--trajectories.online`."
+        )
+    return TrajectoryStore(folder, manifest)

@@ -188,8 +188,6 @@ class Boundary:
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The pair (c_skip, c_out), each in the shape of t."""
-        tau = self.span.normalize(t).clamp_min(
-            0.0
-        )  # below 0 by rounding, a fractional γ gives NaN
+        tau = self.span.normalize(t).clamp_min(0.0)  # rounding below 0 is NaN under a fractional γ
         c_skip = tau**self.power
         return c_skip, 1.0 - c_skip

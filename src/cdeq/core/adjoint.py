@@ -16,7 +16,7 @@ from cdeq.core.norms import relative
 from cdeq.core.solve import Solution, require_budget, require_tolerance, solve
 from cdeq.core.solvers import Anderson, Solver
 from cdeq.core.solvers.base import require_fraction
-from cdeq.core.state import Layout, detach, like, tensors
+from cdeq.core.state import Layout, detach, tensors
 from cdeq.typing import Flat, Map, State
 
 
@@ -81,9 +81,8 @@ class Implicit(Adjoint):
 
     def attach(self, f: Map, z: State, *, batched: bool = True) -> State:
         layout = Layout.of(z, batched=batched)
-        require_tolerance(
-            self.tol, relative, layout.dtype
-        )  # here, not in the middle of a backward
+        # Here, not in the middle of a backward pass.
+        require_tolerance(self.tol, relative, layout.dtype)
         start = layout.pack(detach(z)).requires_grad_()
         value = layout.lift(f)(start)
         return layout.unpack(_SolveBackward.apply(value, start, self))
@@ -128,7 +127,8 @@ class JacobianFree(Adjoint):
     """
 
     def attach(self, f: Map, z: State, *, batched: bool = True) -> State:
-        return f(detach(z))
+        layout = Layout.of(z, batched=batched)
+        return layout.unpack(layout.lift(f)(layout.pack(detach(z))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +158,8 @@ class Phantom(Adjoint):
             )
 
     def attach(self, f: Map, z: State, *, batched: bool = True) -> State:
-        z = detach(z)
+        layout = Layout.of(z, batched=batched)
+        rows, lifted = layout.pack(detach(z)), layout.lift(f)
         for _ in range(self.steps):
-            pairs = zip(tensors(z), tensors(f(z)), strict=True)
-            z = like(z, tuple(torch.lerp(old, new, self.damping) for old, new in pairs))
-        return z
+            rows = torch.lerp(rows, lifted(rows), self.damping)
+        return layout.unpack(rows)

@@ -98,11 +98,16 @@ class Layout:
     def pack(self, state: State) -> Flat:
         """The state as rows `(b, d)`; a view when the state is one contiguous tensor.
 
+        Under `torch.autocast`, where the dtype of a value is that of its last operation, a value of
+        another precision is cast to the layout's.
+
         Raises:
             TypeError: When it is no state at all.
             ValueError: When shape, dtype or device is not that of the layout.
         """
         parts = _parts(state)
+        if any(part.dtype != self.dtype for part in parts):
+            parts = self._widened(parts)
         self._match(parts)
         rows = [part.reshape(self.samples, self._width(part.shape)) for part in parts]
         return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
@@ -123,6 +128,11 @@ class Layout:
     def _width(self, shape: torch.Size) -> int:
         """Features a sample; spelled out, since an empty batch leaves -1 undefined."""
         return math.prod(shape[1:] if self.batched else shape)
+
+    def _widened(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if not torch.is_autocast_enabled(self.device.type):
+            return parts
+        return tuple(part.to(self.dtype) for part in parts)
 
     def _match(self, parts: tuple[Tensor, ...]) -> None:
         if tuple(part.shape for part in parts) != self.shapes:

@@ -31,12 +31,13 @@ class ImageSet:
     def __post_init__(self) -> None:
         if len(self.image) == 0:
             raise ValueError("an image set needs at least one image; got none.")
-        if len(self.image) != len(self.label) or bool((self.label < 0).any()):
+        if len(self.image) != len(self.label):
             raise ValueError(
-                "every image needs one class ≥ 0; got "
-                f"{len(self.image)} images and {len(self.label)} labels, the lowest "
-                f"{int(self.label.min())}."
+                f"every image needs one class; got {len(self.image)} images and {len(self.label)} "
+                "labels."
             )
+        if bool((self.label < 0).any()):
+            raise ValueError(f"classes count from 0; got the label {int(self.label.min())}.")
         if not bool(torch.isfinite(self.image).all()):
             bad = int((~torch.isfinite(self.image.flatten(1))).any(1).sum())
             raise ValueError(f"pixels must be finite numbers; {bad} images hold NaN or infinity.")

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from cdeq.models.base import Batch
 
@@ -22,6 +23,23 @@ class IndexedData(Protocol):
     def take(self, indices: Indices) -> Batch:
         """The batch of these samples, in this order."""
         ...
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on a device; tuples, named ones too, lists and dicts are searched.
+
+    Example:
+        >>> to_device({"image": torch.zeros(1)}, torch.device("meta"))["image"].device
+        device(type='meta')
+    """
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        parts = [to_device(value, device) for value in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return batch
 
 
 def step_indices(step: int, *, samples: int, batch_size: int, seed: int) -> Indices:
@@ -49,3 +67,35 @@ def step_indices(step: int, *, samples: int, batch_size: int, seed: int) -> Indi
     epoch, position = divmod(step, samples // size)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(samples, generator=generator)[position * size : (position + 1) * size]
+
+
+class Shares(Dataset[tuple[Batch, Indices]]):
+    """The batches of a run by step, and of each the part that one of several processes takes.
+
+    Arguments:
+        data: The data set.
+        batch_size: Samples a step, over all processes.
+        seed: The run's seed.
+        rank: Which process this is, from 0.
+        ranks: How many there are.
+
+    Example:
+        >>> from cdeq.data.images import ImageSet
+        >>> images = ImageSet(torch.zeros(4, 1, 1, 1), torch.arange(4))
+        >>> shares = [Shares(images, batch_size=4, seed=0, rank=rank, ranks=2) for rank in (0, 1)]
+        >>> sorted(index for share in shares for index in share[7][1].tolist())
+        [0, 1, 2, 3]
+    """
+
+    def __init__(
+        self, data: IndexedData, batch_size: int, seed: int, rank: int, ranks: int
+    ) -> None:
+        self.data, self.batch_size, self.seed = data, batch_size, seed
+        self.rank, self.ranks = rank, ranks
+
+    def __getitem__(self, step: int) -> tuple[Batch, Indices]:
+        batch = step_indices(
+            step, samples=len(self.data), batch_size=self.batch_size, seed=self.seed
+        )
+        indices = batch[self.rank :: self.ranks].contiguous()
+        return self.data.take(indices), indices

@@ -92,7 +92,7 @@ def audit(
     """
     model.eval()
     residuals, scores, long_scores, radii = [], [], [], []
-    for batch in batches(data, batch_size):
+    for batch in batches(data, batch_size, model.device):
         x = model.encode(batch)
         f, z0, batched = model.bind(x), model.initial(x), model.deq.batched
         z = solve(f, z0, solver, max_steps=steps, batched=batched).z

@@ -14,7 +14,7 @@ from cdeq.consistency.refine import Student, refine
 from cdeq.consistency.time import Schedule
 from cdeq.core.solve import iterate, relative_error, residual_norm, solve
 from cdeq.core.solvers import Anderson, Solver
-from cdeq.data.indexed import IndexedData
+from cdeq.data.indexed import IndexedData, to_device
 from cdeq.evaluation.metrics import Metric
 from cdeq.models.base import Batch, EquilibriumModel
 from cdeq.typing import Context, State
@@ -57,8 +57,10 @@ def _endless(schedule: Schedule) -> Iterator[Tensor]:
         k = k + 1
 
 
-def batches(data: IndexedData, size: int) -> Iterator[Batch]:
-    """The data in order, in batches of at most `size`.
+def batches(
+    data: IndexedData, size: int, device: torch.device = torch.device("cpu")
+) -> Iterator[Batch]:
+    """The data in order, in batches of at most `size`, on a device.
 
     Example:
         >>> from cdeq.data.images import ImageSet
@@ -67,7 +69,7 @@ def batches(data: IndexedData, size: int) -> Iterator[Batch]:
         [[0, 1], [2, 3], [4]]
     """
     for indices in torch.arange(len(data)).split(size):
-        yield data.take(indices)
+        yield to_device(data.take(indices), device)
 
 
 class _Means:
@@ -118,7 +120,7 @@ def sweep(
     """
     model.eval()
     means = _Means()
-    for batch in batches(data, batch_size):
+    for batch in batches(data, batch_size, model.device):
         x = model.encode(batch)
         f, z0, batched = model.bind(x), model.initial(x), model.deq.batched
         exact = solve(
@@ -149,7 +151,7 @@ def score_few_step(
     """Score a network that was trained with `steps` unrolled evaluations, at that many."""
     model.eval()
     means = _Means()
-    for batch in batches(data, batch_size):
+    for batch in batches(data, batch_size, model.device):
         x = model.encode(batch)
         f, z = model.bind(x), model.initial(x)
         for _ in range(steps):

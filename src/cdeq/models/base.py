@@ -4,11 +4,13 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from cdeq.core.cell import bind
 from cdeq.core.deq import DEQ
+from cdeq.errors import StoreError
 from cdeq.plain import from_plain, to_plain
 from cdeq.pretrained import check_kind, load_folder, save_folder
 from cdeq.typing import Context, Map, PerSample, State
@@ -52,6 +54,11 @@ class EquilibriumModel(nn.Module, ABC):
     def readout(self) -> nn.Module:
         """A fresh readout for this model's state, the identity in the state (Eq. 8)."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
     def bind(self, x: Context) -> Map:
         """The map z ↦ f(z, x)."""
         return bind(self.deq.cell, x)
@@ -74,6 +81,11 @@ class EquilibriumModel(nn.Module, ABC):
         """
         config, weights = load_folder(source)
         check_kind(config, cls.__name__, source)
-        model = cls(from_plain(cls.Spec, config["spec"]))  # type: ignore[call-arg]
-        model.load_state_dict(weights)
+        try:
+            model = cls(from_plain(cls.Spec, config["spec"]))  # type: ignore[call-arg]
+            model.load_state_dict(weights)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise StoreError(
+                f"{source} is damaged: its settings are no {cls.__name__} of its weights ({error})."
+            ) from error
         return model.eval()

@@ -1,23 +1,31 @@
 """What every recipe says, whatever its domain."""
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from cdeq.consistency.loss import DistillationLoss
 from cdeq.consistency.student import ConsistencyDEQ
 from cdeq.consistency.time import Boundary, ExponentialSchedule, PowerSchedule
 from cdeq.core.readout import LinearReadout, MLPReadout
 from cdeq.core.solvers import Anderson
+from cdeq.core.solvers.base import require_fraction
 from cdeq.data.indexed import IndexedData
 from cdeq.evaluation.metrics import Metric
 from cdeq.models.base import EquilibriumModel
-from cdeq.plain import to_plain
 from cdeq.training.distill import Sampling
 from cdeq.training.plan import Hardware, Plan
 from cdeq.training.teacher import Augment, TeacherLoss
+
+
+def require_count(name: str, value: int) -> None:
+    """Refuse a count below 1.
+
+    Raises:
+        ValueError: Says what came.
+    """
+    if value < 1:
+        raise ValueError(f"`{name}` is a count of at least 1; got {value}.")
 
 
 class Splits(NamedTuple):
@@ -51,13 +59,20 @@ class TrajectoryRecipe:
         online: Recompute trajectories each step instead of reading a cache.
         dtype: What a cache stores numbers in: float32, bfloat16 or float16.
         shard_samples: Samples solved together and stored in one file.
+
+    Raises:
+        ValueError: When a count is below 1.
     """
 
     solver: Anderson = Anderson()
     max_steps: int = 20
     online: bool = False
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     shard_samples: int = 128
+
+    def __post_init__(self) -> None:
+        require_count("max_steps", self.max_steps)
+        require_count("shard_samples", self.shard_samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +93,7 @@ class StudentRecipe:
         sampling: Which points are trained on, and the EMA rate.
 
     Raises:
-        ValueError: When the three time spans differ.
+        ValueError: When `mixing` is outside (0, 1], or the three time spans differ.
     """
 
     plan: Plan
@@ -94,6 +109,7 @@ class StudentRecipe:
     sampling: Sampling = Sampling()
 
     def __post_init__(self) -> None:
+        require_fraction("mixing", self.mixing, "the relaxation β of Eq. (4)")
         spans = {self.boundary.span, self.schedule.span, self.inference.span}
         if len(spans) != 1:
             raise ValueError(
@@ -125,11 +141,23 @@ class EvaluationRecipe:
         budgets: Evaluations of f at which every method is scored, ascending.
         reference_steps: Anderson's budget for finding z*.
         batch_size: Samples at a time.
+
+    Raises:
+        ValueError: When the budgets do not ascend from at least 1, or a count is below 1.
     """
 
     budgets: tuple[int, ...] = (1, 2, 3, 4, 5, 8, 16)
     reference_steps: int = 200
     batch_size: int = 512
+
+    def __post_init__(self) -> None:
+        if not self.budgets or self.budgets[0] < 1 or sorted({*self.budgets}) != [*self.budgets]:
+            raise ValueError(
+                "`budgets` are numbers of evaluations from 1 up, at least one and ascending; got "
+                f"{self.budgets}."
+            )
+        require_count("reference_steps", self.reference_steps)
+        require_count("batch_size", self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,14 +166,19 @@ class Recipe(ABC):
 
     Arguments:
         seed: Decides initial weights, batch order and all randomness of training.
+        network: The settings of the teacher's network.
         teacher: How the teacher is trained.
         trajectories: What of it is distilled.
         student: The student and its distillation.
         few_step: How the baseline of few unrolled steps is trained.
         evaluation: What is reported.
         hardware: Where to train.
+
+    Raises:
+        ValueError: When the seed is outside its range.
     """
 
+    network: Any
     teacher: TeacherRecipe
     student: StudentRecipe
     few_step: Plan
@@ -153,6 +186,10 @@ class Recipe(ABC):
     trajectories: TrajectoryRecipe = TrajectoryRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()
     hardware: Hardware = Hardware()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"`seed` is a whole number from 0 to 2³¹ - 1; got {self.seed}.")
 
     @property
     @abstractmethod
@@ -183,16 +220,3 @@ class Recipe(ABC):
     def augment(self) -> Augment | None:
         """A random change of training batches."""
         return None
-
-
-def identity(*parts: Any) -> str:  # noqa: ANN401 - any settings
-    """The digest of settings and digests that decide a result.
-
-    Example:
-        >>> identity(Anderson(window=5), 1) == identity(Anderson(window=5), 1)
-        True
-        >>> identity(Anderson(window=5), 1) == identity(Anderson(window=4), 1)
-        False
-    """
-    text = json.dumps([to_plain(part) for part in parts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -22,6 +22,7 @@ from cdeq.recipes.base import (
     StudentRecipe,
     TeacherRecipe,
     TrajectoryRecipe,
+    require_count,
 )
 from cdeq.training.distill import Sampling
 from cdeq.training.plan import Plan
@@ -33,12 +34,19 @@ class DigitsRecipe(Recipe):
     """Scikit-learn's 1,797 handwritten digits and a convolutional DEQ that is a contraction.
 
     Arguments:
-        network: The settings of the teacher's network.
         limit: Keep only the first so many images of each part.
+
+    Raises:
+        ValueError: When a setting is outside its range.
     """
 
     network: ContractionSpec = ContractionSpec()
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.limit is not None:
+            require_count("limit", self.limit)
 
     @property
     def metric(self) -> Metric:
@@ -51,7 +59,13 @@ class DigitsRecipe(Recipe):
         return ContractionDEQ.from_pretrained(folder)
 
     def data(self) -> Splits:
-        return Splits(*load_digits(limit=self.limit))
+        parts = load_digits(limit=self.limit)
+        classes = 1 + max(int(part.label.max()) for part in parts)
+        if classes > self.network.classes:
+            raise ValueError(
+                f"the digits have {classes} classes; got a network for {self.network.classes}."
+            )
+        return Splits(*parts)
 
     def data_digest(self, part: IndexedData) -> str:
         assert isinstance(part, ImageSet)

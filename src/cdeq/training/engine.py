@@ -5,33 +5,45 @@ us. We keep it because resuming must be exact: batch order and randomness of a s
 functions of the seed and the step, so a checkpoint is the weights, the optimiser and a number.
 """
 
+import logging
+import math
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers.csv_logs import CSVLogger
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+from lightning.fabric.strategies.ddp import DDPStrategy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from cdeq.data.indexed import IndexedData, Indices, step_indices
-from cdeq.errors import StoreError
+from cdeq.data.indexed import IndexedData, Indices, Shares
+from cdeq.errors import CDEQError, StoreError
 from cdeq.models.base import Batch
+from cdeq.training import checkpoint
 from cdeq.training.objective import Objective
 from cdeq.training.plan import Hardware, Plan
 from cdeq.training.stopping import Interrupted, StopRequest
 
 CHECKPOINT = "checkpoint.pt"
-Score = Callable[[], float]
+PATIENCE = timedelta(days=1)
+"""How long a process waits for another one, which may be writing a large cache."""
+
+Score: TypeAlias = Callable[[], float]
 """A validation score of the weights as they stand; higher is better."""
+
+Losses: TypeAlias = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,15 +61,6 @@ class Report:
     best: float | None
 
 
-@dataclass
-class _Progress:
-    """What changes in training besides weights and optimiser: what a checkpoint adds."""
-
-    step: int = 0
-    score: float | None = None
-    weights: dict[str, Tensor] | None = None
-
-
 def fit(
     objective: Objective,
     data: IndexedData,
@@ -72,9 +75,9 @@ def fit(
 ) -> Report:
     """Minimise an objective, from the start or from where a checkpoint in the folder stands.
 
-    A resumed run ends with the same weights as an uninterrupted one. At the end the objective
-    holds the weights with the best validation score (or the last ones), and the checkpoint is
-    removed.
+    A resumed run ends with the same weights as an uninterrupted one. At the end the objective holds
+    the weights with the best validation score (or the last ones). The checkpoint stays, so that
+    nothing is lost before the caller has saved the weights; `forget` removes it.
 
     Arguments:
         objective: What is trained, in place.
@@ -89,193 +92,236 @@ def fit(
         score: Watched every `plan.validate_every` updates.
 
     Raises:
-        StoreError: When a checkpoint is damaged or belongs to another run.
+        ValueError: When the hardware is not there, or cannot share the batches evenly.
+        StoreError: When a checkpoint is damaged, belongs to another run, or cannot be written.
+        CDEQError: When the loss is no longer a finite number.
         Interrupted: On Ctrl-C, after a checkpoint was written.
     """
-    start, fabric = time.perf_counter(), _fabric(hardware, folder)
+    start = time.perf_counter()
+    fabric, path = launch(hardware), folder / CHECKPOINT
+    _require_even_shares(fabric, len(data), plan)
     trained = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    wrapped, optimizer = fabric.setup(objective, optimizer)
-    at = _Progress()
-    state = {"objective": wrapped, "optimizer": optimizer}
-    _restore(fabric, folder / CHECKPOINT, state, at, identity)
-    save = partial(_save, fabric, folder / CHECKPOINT, state, at, identity)
-    update = partial(_update, fabric, wrapped, optimizer, plan, seed)
-    log = partial(_log, fabric, _loggers(folder, at.step))
-    steps = _batches(data, plan, at.step, seed, fabric, hardware.workers)
-    quiet = not fabric.is_global_zero
-    with StopRequest() as stop, _Bar(label, plan.steps, at.step, quiet=quiet) as advance:
-        for batch, indices in steps:
-            losses = update(batch, indices, at.step)
-            objective.after_step()
-            at.step += 1
-            _watch(objective, at, plan, score)
-            log(losses, at, plan)
-            advance(losses["loss"], at.score)
-            _pause(at, plan, save, stop)
-    _finish(fabric, objective, at, folder / CHECKPOINT)
+    adam = torch.optim.AdamW(trained, lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    module, optimizer = fabric.setup(objective, adam)
+    parts = {"objective": objective, "optimizer": adam, "precision": fabric.strategy.precision}
+    at = checkpoint.restore(path, parts, identity)
+    fabric.barrier()  # nobody writes before everybody has read
+    save = partial(checkpoint.save, path, parts, at, identity)
+    loop = _Loop(fabric, objective, module, optimizer, plan, seed, at)
+    with StopRequest() as request, loop.logs(folder) as log, loop.bar(label) as advance:
+        for batch, indices in loop.batches(data, hardware.workers):
+            losses = loop.update(batch, indices)
+            stop, broken = loop.agree(request.received, not losses["loss"].isfinite())
+            if broken:
+                raise _diverged(at.step)
+            loop.watch(score)
+            log(losses)
+            advance(losses["loss"])
+            loop.save(save, now=stop)
+            if stop:
+                raise Interrupted(f"stopped after {at.step} of {plan.steps} updates")
+    if at.weights is not None:
+        objective.load_state_dict(at.weights)
     return Report(at.step, time.perf_counter() - start, at.score)
 
 
-def _fabric(hardware: Hardware, folder: Path) -> Fabric:
-    fabric = Fabric(
-        accelerator=hardware.accelerator,
-        devices=hardware.devices,
-        strategy=hardware.strategy,
-        precision=cast(Any, hardware.precision),
-    )
+def forget(folder: Path) -> None:
+    """Remove the checkpoint of a run whose weights are safe."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def launch(hardware: Hardware) -> Fabric:
+    """The engine on this hardware; the first call starts the other processes where there are any.
+
+    They run the same command from its beginning, so this belongs before anything is done.
+
+    Raises:
+        ValueError: When there is no such hardware here.
+    """
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # else every process greets
+    fabric = _fabric(hardware)
     fabric.launch()
-    folder.mkdir(parents=True, exist_ok=True)
     return fabric
 
 
-def _update(
-    fabric: Fabric,
-    objective: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    plan: Plan,
-    seed: int,
-    batch: Batch,
-    indices: Indices,
-    step: int,
-) -> Mapping[str, Tensor]:
-    """One update; everything random in it follows from the seed, the step and the rank."""
-    for group in optimizer.param_groups:
-        group["lr"] = plan.rate(step)
-    step_seed = (seed * 1_000_003 + step) * 1_009 + fabric.global_rank
-    torch.manual_seed(step_seed)  # dropout and the like, which take no generator
-    objective.train()
-    losses = objective(batch, indices, torch.Generator().manual_seed(step_seed))
-    optimizer.zero_grad()
-    fabric.backward(losses["loss"])
-    if plan.clip > 0.0:
-        fabric.clip_gradients(objective, optimizer, max_norm=plan.clip, error_if_nonfinite=False)
-    optimizer.step()
-    return losses
+def device_of(hardware: Hardware) -> torch.device:
+    """Where one process alone would compute.
+
+    Raises:
+        ValueError: When there is no such hardware here.
+    """
+    return _fabric(replace(hardware, devices=1, strategy="auto")).device
 
 
-class _Steps(Dataset[tuple[Batch, Indices]]):
-    """The batches of a run by step, each rank's share of them."""
-
-    def __init__(self, data: IndexedData, plan: Plan, seed: int, rank: int, ranks: int) -> None:
-        self.data, self.plan, self.seed, self.rank, self.ranks = data, plan, seed, rank, ranks
-
-    def __getitem__(self, step: int) -> tuple[Batch, Indices]:
-        indices = step_indices(
-            step, samples=len(self.data), batch_size=self.plan.batch_size, seed=self.seed
-        )[self.rank :: self.ranks]
-        return self.data.take(indices), indices
-
-
-def _batches(
-    data: IndexedData, plan: Plan, start: int, seed: int, fabric: Fabric, workers: int
-) -> Iterator[tuple[Batch, Indices]]:
-    steps = _Steps(data, plan, seed, fabric.global_rank, fabric.world_size)
-    order = range(start, plan.steps)
-    loader = DataLoader(steps, batch_size=None, sampler=order, num_workers=workers)
-    for batch, indices in loader:
-        yield fabric.to_device(batch), indices
+def _fabric(hardware: Hardware) -> Fabric:
+    several = hardware.devices > 1 or hardware.strategy == "ddp"
+    try:
+        fabric = Fabric(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            strategy=DDPStrategy(timeout=PATIENCE) if several else "auto",
+            precision=cast(Any, hardware.precision),
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"training needs hardware that is there; {hardware} is not ({error}); change it."
+        ) from error
+    if hardware.precision == "16-mixed" and fabric.device.type == "cpu":
+        raise ValueError("a CPU computes no 16-mixed; ask for bf16-mixed, or for a GPU.")
+    return fabric
 
 
-def _watch(objective: Objective, at: _Progress, plan: Plan, score: Score | None) -> None:
-    """Keep the weights with the best validation score."""
-    if score is None or plan.validate_every == 0:
-        return
-    if at.step % plan.validate_every and at.step != plan.steps:
-        return
-    objective.eval()
-    value = score()
-    if at.score is None or value >= at.score:
-        state = objective.state_dict()
-        at.score, at.weights = value, {name: t.detach().clone() for name, t in state.items()}
+def is_main() -> bool:
+    """Whether this process is the one that writes and prints; alone, it is."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank() == 0
+    names = ("RANK",) if "RANK" in os.environ else ("NODE_RANK", "LOCAL_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
-def _pause(at: _Progress, plan: Plan, save: Callable[[], None], stop: StopRequest) -> None:
-    """Checkpoint when it is time, and leave when that was asked for."""
-    if at.step == plan.steps:
-        return
-    if stop.received or at.step % plan.checkpoint_every == 0:
-        save()
-    if stop.received:
-        raise Interrupted(
-            f"stopped after {at.step} of {plan.steps} updates; the same command continues there."
+def on_main(work: Callable[[], object]) -> None:
+    """Do in one process what only one may do; the others wait until it is done.
+
+    Raises:
+        SystemExit: In the others, when the work failed; the one says why.
+    """
+    failure: Exception | None = None
+    if is_main():
+        try:
+            work()
+        except Exception as error:  # raised below, once the others know
+            failure = error
+    succeeded = [failure is None]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(succeeded, src=0)
+    if failure is not None:
+        raise failure
+    if not succeeded[0]:
+        raise SystemExit(1)
+
+
+def _require_even_shares(fabric: Fabric, samples: int, plan: Plan) -> None:
+    size = min(plan.batch_size, samples)
+    if size % fabric.world_size:
+        raise ValueError(
+            "every device takes an equal share of a batch, so that all samples count the same; "
+            f"got batches of {size} for {fabric.world_size} devices; choose another `batch_size`."
         )
 
 
-def _save(fabric: Fabric, path: Path, state: dict[str, Any], at: _Progress, identity: str) -> None:
-    partial_path = path.with_suffix(".partial")
-    extra = {"step": at.step, "score": at.score, "weights": at.weights, "identity": identity}
-    try:
-        fabric.save(partial_path, {**state, **extra})
-        if fabric.is_global_zero:
-            os.replace(partial_path, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        partial_path.unlink(missing_ok=True)
-        raise StoreError(
-            f"could not write the checkpoint {path} ({error}); the previous one is unchanged, so "
-            "make room and run the same command again."
-        ) from error
+def _diverged(step: int) -> CDEQError:
+    return CDEQError(
+        f"the loss of update {step} is not a finite number, so there is nothing left to train; "
+        "start afresh with a smaller learning rate, or look at the data."
+    )
 
 
-def _finish(fabric: Fabric, objective: Objective, at: _Progress, checkpoint: Path) -> None:
-    """The best weights, and no checkpoint."""
-    if at.weights is not None:
-        objective.load_state_dict(at.weights)
-    fabric.barrier()
-    if fabric.is_global_zero:
-        checkpoint.unlink(missing_ok=True)
+@dataclass(frozen=True)
+class _Loop:
+    """What the parts of one run share."""
 
+    fabric: Fabric
+    objective: Objective
+    module: torch.nn.Module
+    """The objective as the engine wrapped it."""
+    optimizer: torch.optim.Optimizer
+    plan: Plan
+    seed: int
+    at: checkpoint.Progress
 
-def _restore(
-    fabric: Fabric, path: Path, state: dict[str, Any], at: _Progress, identity: str
-) -> None:
-    if not path.exists():
-        return
-    loaded: dict[str, Any] = {**state, "identity": "", "step": 0, "score": None, "weights": None}
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-        if held["identity"] != identity:
-            raise StoreError(
-                f"{path} belongs to a run with other settings (digest {held['identity'][:12]}, "
-                f"now {identity[:12]}); restore them, choose another folder, or start afresh with "
-                "`--fresh`."
+    def batches(self, data: IndexedData, workers: int) -> Iterator[tuple[Batch, Indices]]:
+        fabric, steps = self.fabric, range(self.at.step, self.plan.steps)
+        shares = Shares(
+            data, self.plan.batch_size, self.seed, fabric.global_rank, fabric.world_size
+        )
+        loader = DataLoader(
+            shares,
+            batch_size=None,
+            sampler=steps,
+            num_workers=workers,
+            worker_init_fn=_leave_interrupts_to_main,
+        )
+        for batch, indices in loader:
+            yield fabric.to_device(batch), indices
+
+    def update(self, batch: Batch, indices: Indices) -> Losses:
+        """One update; everything random in it follows from the seed, the step and the rank."""
+        fabric, plan, step = self.fabric, self.plan, self.at.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = plan.rate(step)
+        seed = (self.seed * 1_000_003 + step) * 1_009 + fabric.global_rank
+        torch.manual_seed(seed)  # dropout and the like, which take no generator
+        self.module.train()
+        losses = self.module(batch, indices, torch.Generator().manual_seed(seed))
+        self.optimizer.zero_grad()
+        fabric.backward(losses["loss"])
+        if plan.clip > 0.0:
+            fabric.clip_gradients(
+                self.module, self.optimizer, max_norm=plan.clip, error_if_nonfinite=False
             )
-        fabric.load(path, loaded, weights_only=True)
-    except (OSError, RuntimeError, KeyError, EOFError, ValueError) as error:
-        raise StoreError(
-            f"{path} is no readable checkpoint ({error}); remove it, or start afresh "
-            "with `--fresh`."
-        ) from error
-    at.step, at.score, at.weights = loaded["step"], loaded["score"], loaded["weights"]
+        self.optimizer.step()
+        self.objective.after_step()
+        self.at.step += 1
+        return losses
 
+    def agree(self, *flags: bool | Tensor) -> list[bool]:
+        """Whether any process says so, flag by flag."""
+        if self.fabric.world_size == 1:
+            return [bool(flag) for flag in flags]
+        votes = torch.tensor([float(flag) for flag in flags], device=self.fabric.device)
+        total = cast(Tensor, self.fabric.all_reduce(votes, reduce_op="sum"))
+        return [count > 0 for count in total.tolist()]
 
-def _loggers(folder: Path, start: int) -> list[CSVLogger | TensorBoardLogger]:
-    """One log folder a (re)start; a log from the same step is of updates that are now repeated."""
-    version = f"from-{start}"
-    shutil.rmtree(folder / "logs" / version, ignore_errors=True)
-    return [
-        logger(folder, name="logs", version=version) for logger in (CSVLogger, TensorBoardLogger)
-    ]
+    def watch(self, score: Score | None) -> None:
+        """Keep the weights with the best validation score; NaN is no score."""
+        at, every = self.at, self.plan.validate_every
+        if score is None or every == 0 or (at.step % every and at.step != self.plan.steps):
+            return
+        self.objective.eval()
+        value = score()
+        if not math.isnan(value) and (at.score is None or value >= at.score):
+            state = self.objective.state_dict()
+            at.score, at.weights = value, {name: t.detach().clone() for name, t in state.items()}
 
+    def save(self, write: Callable[[], None], *, now: bool) -> None:
+        due = self.at.step % self.plan.checkpoint_every == 0 or self.at.step == self.plan.steps
+        if (due or now) and self.fabric.is_global_zero:
+            write()
 
-def _log(
-    fabric: Fabric, loggers: list[Any], losses: Mapping[str, Tensor], at: _Progress, plan: Plan
-) -> None:
-    due = at.step % 10 == 0 or at.step == plan.steps
-    if not due or not fabric.is_global_zero:
-        return
-    values = {name: float(value.detach()) for name, value in losses.items()}
-    if at.score is not None:
-        values["best_validation"] = at.score
-    for logger in loggers:
-        logger.log_metrics(values, step=at.step)
-        logger.save()
+    @contextmanager
+    def logs(self, folder: Path) -> Iterator[Callable[[Losses], None]]:
+        """One log folder a (re)start; a log from the same step is of updates now repeated."""
+        at, version, loggers = self.at, f"from-{self.at.step}", list[Any]()
+        if self.fabric.is_global_zero and at.step < self.plan.steps:
+            shutil.rmtree(folder / "logs" / version, ignore_errors=True)
+            kinds = (CSVLogger, TensorBoardLogger)
+            loggers = [kind(folder, name="logs", version=version) for kind in kinds]
 
+        def log(losses: Losses) -> None:
+            if at.step % 10 and at.step != self.plan.steps:
+                return
+            values: dict[str, Tensor | float]
+            values = {name: float(value.detach()) for name, value in losses.items()}
+            if at.score is not None:
+                values["best_validation"] = at.score
+            try:
+                for logger in loggers:
+                    logger.log_metrics(values, step=at.step)
+                    logger.save()
+            except OSError as error:
+                raise StoreError(
+                    f"could not write the logs in {folder} ({error.strerror or error}); make room "
+                    "and run the same command again, which goes on at the last checkpoint."
+                ) from error
 
-class _Bar:
-    """A progress bar that shows the loss."""
+        yield log
+        for logger in loggers:
+            logger.finalize("done")
 
-    def __init__(self, label: str, total: int, start: int, *, quiet: bool) -> None:
+    @contextmanager
+    def bar(self, label: str) -> Iterator[Callable[[Tensor], None]]:
+        """A progress bar that shows the loss."""
         columns = (
             TextColumn("{task.description:<22}"),
             BarColumn(),
@@ -283,18 +329,16 @@ class _Bar:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        self.progress = Progress(*columns, disable=quiet)
-        self.task = self.progress.add_task(label, total=total, completed=start, note="")
+        at = self.at
+        with Progress(*columns, disable=not self.fabric.is_global_zero) as progress:
+            task = progress.add_task(label, total=self.plan.steps, completed=at.step, note="")
 
-    def __enter__(self) -> Callable[[Tensor, float | None], None]:
-        self.progress.start()
-        return self._advance
+            def advance(loss: Tensor) -> None:
+                best = "" if at.score is None else f"  best {at.score:.4f}"
+                progress.update(task, advance=1, note=f"loss {float(loss.detach()):.4f}{best}")
 
-    def __exit__(self, *exc: object) -> None:
-        self.progress.stop()
+            yield advance
 
-    def _advance(self, loss: Tensor, score: float | None) -> None:
-        note = f"loss {float(loss.detach()):.4f}"
-        if score is not None:
-            note += f"  best {score:.4f}"
-        self.progress.update(self.task, advance=1, note=note)
+
+def _leave_interrupts_to_main(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

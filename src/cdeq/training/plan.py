@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +62,24 @@ class Hardware:
 
     Arguments:
         accelerator: "auto", "cpu", "gpu" or another name the engine knows.
-        devices: How many.
-        strategy: How several devices share the work; "ddp" for data parallelism.
-        precision: "32-true", "bf16-mixed", "16-mixed", …
+        devices: How many share each batch.
+        strategy: How they share it: "ddp" is data parallelism, which "auto" chooses as well.
+        precision: Of the evaluations of f; weights and states stay in float32.
         workers: Processes that load data; 0 loads in the training process.
+
+    Raises:
+        ValueError: When a setting is outside its range.
     """
 
     accelerator: str = "auto"
     devices: int = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
+    strategy: Literal["auto", "ddp"] = "auto"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.devices < 1 or self.workers < 0:
+            raise ValueError(
+                "`devices` is a count of at least 1 and `workers` of at least 0; got "
+                f"{self.devices} and {self.workers}."
+            )

@@ -14,7 +14,8 @@ class Interrupted(CDEQError):
 class StopRequest:
     """Turns the first Ctrl-C into a request; a second one stops at once.
 
-    Outside the main thread, where signals cannot be handled, nothing is ever requested.
+    Outside the main thread, where signals cannot be handled, nothing is ever requested, nor in a
+    process that ignores Ctrl-C because it runs in the background.
 
     Example:
         >>> with StopRequest() as stop:
@@ -25,8 +26,9 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.received = False
-        self._handles = threading.current_thread() is threading.main_thread()
         self._previous = signal.getsignal(signal.SIGINT)
+        ours = self._previous not in (signal.SIG_IGN, None)
+        self._handles = ours and threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> "StopRequest":
         if self._handles:

@@ -30,28 +30,35 @@ class Prepared(NamedTuple):
 
 
 class ContractionCell(Cell):
-    r"""One normalised convolution and an injection,
+    r"""One normalised convolution of the state, and one of the image that is injected,
 
-    .. math:: f(z, x) = \mathrm{ReLU}\Big( \frac{\kappa}{\|W\|} \, W * z + x \Big) .
+    .. math:: f(z, x) = \mathrm{ReLU}\Big( \frac{\kappa}{\|W\|} \, W * z + U * x + b \Big) .
 
     ‖W‖ is bounded from above, so f is a contraction of factor κ in the 2-norm for every weight:
     its fixed point exists, is unique, and every solver finds it.
 
+    U belongs to f, so a student's copy of f has its own.
+
     Arguments:
+        image_channels: Channels of the images x.
         channels: Features of the state.
         size: The side of the images.
         factor: κ in (0, 1].
     """
 
-    def __init__(self, channels: int, size: int, factor: float) -> None:
+    def __init__(self, image_channels: int, channels: int, size: int, factor: float) -> None:
         super().__init__()
         require_fraction("factor", factor, "the contraction factor κ")
         self.size, self.factor = size, factor
+        self.injection = nn.Conv2d(image_channels, channels, 3, padding=1)
         # f does not depend on the weight's scale, but how far a gradient step turns it does
         self.weight = nn.Parameter(torch.randn(channels, channels, 3, 3) / (3 * channels**0.5))
 
     def prepare(self, x: Images) -> Prepared:
-        return Prepared(x, self.weight * (self.factor / conv_norm_bound(self.weight, self.size)))
+        bound = conv_norm_bound(self.weight, self.size)
+        # divided first: the quotient of a tiny bound would overflow; W = 0 is a contraction as it is
+        unit = self.weight / bound.clamp_min(torch.finfo(bound.dtype).tiny)
+        return Prepared(self.injection(x), unit * self.factor)
 
     def forward(self, z: Images, x: Prepared) -> Images:
         return F.relu(F.conv2d(z, x.weight, padding=1) + x.injection)
@@ -69,7 +76,10 @@ class ContractionSpec:
         factor: The contraction factor κ in (0, 1].
         solver: The forward solver.
         max_steps: Its budget.
-        adjoint: The backward pass.
+        adjoint_steps: The budget of the backward pass.
+
+    Raises:
+        ValueError: When a count is below 1 or the factor outside (0, 1].
     """
 
     channels: int = 24
@@ -81,9 +91,16 @@ class ContractionSpec:
     max_steps: int = 40
     adjoint_steps: int = 12
 
+    def __post_init__(self) -> None:
+        counts = ("channels", "image_channels", "size", "classes", "max_steps", "adjoint_steps")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is a count of at least 1; got {getattr(self, name)}.")
+        require_fraction("factor", self.factor, "the contraction factor κ")
+
 
 class ContractionDEQ(EquilibriumModel):
-    """An image classifier: one convolution, `ContractionCell` to its equilibrium, a linear head.
+    """An image classifier: `ContractionCell` to its equilibrium, then a linear head.
 
     Example:
         >>> model = ContractionDEQ(ContractionSpec(channels=4))
@@ -96,9 +113,8 @@ class ContractionDEQ(EquilibriumModel):
     def __init__(self, spec: ContractionSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.encoder = nn.Conv2d(spec.image_channels, spec.channels, 3, padding=1)
         self.deq = DEQ(
-            ContractionCell(spec.channels, spec.size, spec.factor),
+            ContractionCell(spec.image_channels, spec.channels, spec.size, spec.factor),
             solver=spec.solver,
             adjoint=Implicit(max_steps=spec.adjoint_steps, tol=None),
             max_steps=spec.max_steps,
@@ -106,7 +122,7 @@ class ContractionDEQ(EquilibriumModel):
         self.head = nn.Linear(spec.channels * spec.size**2, spec.classes)
 
     def encode(self, batch: ImageBatch) -> Images:
-        """The injection.
+        """The images themselves: what f makes of them is its own (see `ContractionCell`).
 
         Raises:
             ValueError: When the images are not of the size or the number of channels trained for.
@@ -117,10 +133,10 @@ class ContractionDEQ(EquilibriumModel):
                 f"the model was built for images of shape {expected} (channels, height, width); "
                 f"got {tuple(batch.image.shape[1:])}; resize them first."
             )
-        return self.encoder(batch.image)
+        return batch.image
 
     def initial(self, x: Images) -> State:
-        return torch.zeros_like(x)
+        return x.new_zeros(len(x), self.spec.channels, self.spec.size, self.spec.size)
 
     def decode(self, z: State, x: Images) -> Float[Tensor, "b n"]:
         assert isinstance(z, Tensor)

@@ -32,13 +32,15 @@ def conv_norm_bound(
         tensor(1.)
     """
     side = size + max(weight.shape[2:]) - 1
-    spectrum = torch.fft.rfft2(weight, s=(side, side)).permute(2, 3, 0, 1).flatten(0, 1)
+    # scaled twice, so that no square over- or underflows; both scales cancel in value and gradient
+    largest = weight.abs().amax().detach().clamp_min(torch.finfo(weight.dtype).tiny)
+    spectrum = torch.fft.rfft2(weight / largest, s=(side, side)).permute(2, 3, 0, 1).flatten(0, 1)
     gram = spectrum.mH @ spectrum
     scale = _traces(gram).amax().detach().clamp_min(torch.finfo(weight.dtype).tiny)
     power = gram / scale
     for _ in range(squarings):
         power = power @ power
-    return (_traces(power).amax() ** (0.5**squarings) * scale).sqrt()
+    return (_traces(power).amax() ** (0.5**squarings) * scale).sqrt() * largest
 
 
 def _traces(matrices: Tensor) -> Tensor:

@@ -1,0 +1,79 @@
+"""The keys of a recipe as `--help` lists them: path, default, and what the docstrings say."""
+
+import inspect
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import fields, is_dataclass
+from textwrap import dedent, wrap
+from typing import Any
+
+
+def key_lines(
+    settings: Any,  # noqa: ANN401 - any dataclass
+    width: int,
+    *,
+    only: Collection[str] | None = None,
+    prefix: str = "",
+    title: str = "",
+) -> Iterator[str]:
+    """Every key that can be typed with its default, and under it what it means.
+
+    Arguments:
+        settings: A dataclass of plain values and of further dataclasses.
+        width: Of a line.
+        only: The fields to list; None lists all.
+        prefix: The path of the settings, with a dot at its end.
+        title: What stands above them.
+
+    Example:
+        >>> from cdeq import Picard
+        >>> print(*key_lines(Picard(damping=0.5), 80), sep="\\n")
+        <BLANKLINE>
+          --damping 0.5
+            The step size β ∈ (0, 1].
+    """
+    texts = dict(descriptions(type(settings)))
+    names = [field.name for field in fields(settings) if only is None or field.name in only]
+    named = [(name, getattr(settings, name)) for name in names]
+    plain = [pair for pair in named if not (is_dataclass(pair[1]) or callable(pair[1]))]
+    if plain:
+        yield from ("", *wrap(title, width))
+    for name, value in plain:
+        yield f"  {_option(prefix, name, value)}"
+        yield from _indented(texts.get(name, ""), width)
+    for name, value in named:
+        if is_dataclass(value):
+            path = f"{prefix}{name}"
+            title = f"{path.replace('_', '-')}: {texts.get(name, '')}"
+            yield from key_lines(value, width, prefix=f"{path}.", title=title)
+
+
+def _option(prefix: str, name: str, value: Any) -> str:  # noqa: ANN401
+    path = prefix.replace("_", "-")
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{path}{name}, --{path}no-{name} ({'yes' if value else 'no'})"
+    items = value if isinstance(value, tuple) else (value,)
+    return " ".join([f"--{path}{name}", *map(str, items)])
+
+
+def _indented(text: str, width: int) -> list[str]:
+    return wrap(text, width, initial_indent="    ", subsequent_indent="    ")
+
+
+def descriptions(kind: type) -> Iterator[tuple[str, str]]:
+    """What the docstrings of a class and of those above it say about their arguments."""
+    for above in reversed(kind.__mro__):
+        text = inspect.cleandoc(above.__dict__.get("__doc__") or "")
+        section = re.search(r"^Arguments:\n((?: .*\n?|\n)*)", text, re.MULTILINE)
+        lines = dedent(section[1]) if section else ""
+        for name, about in re.findall(r"^(\w+): (.*(?:\n +.*)*)", lines, re.MULTILINE):
+            yield name, _plain(" ".join(about.split()))
+
+
+def _plain(text: str) -> str:
+    """Without the marks of formulas."""
+    text = re.sub(r":math:`([^`]*)`", r"\1", text)
+    for mark, sign in ((r"\geq", "≥"), (r"\in", "∈"), (r"\beta", "β")):
+        text = text.replace(mark, sign)
+    return text

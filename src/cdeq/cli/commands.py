@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from cdeq.cli import scoring, stages
 from cdeq.cli.stages import STUDENTS, Run
-from cdeq.training.engine import launch, on_main
+from cdeq.training.engine import launch
+from cdeq.training.processes import on_main
 
 
 def train(run: Run) -> None:

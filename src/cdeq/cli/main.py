@@ -19,7 +19,7 @@ from cdeq.cli.stages import Run
 from cdeq.errors import CDEQError
 from cdeq.evaluation.timing import bench
 from cdeq.recipes import RECIPES, Recipe
-from cdeq.training.engine import is_main
+from cdeq.training.processes import is_main
 from cdeq.training.stopping import Interrupted
 
 OTHER_COMMANDS = {

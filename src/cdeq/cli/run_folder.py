@@ -23,8 +23,8 @@ ORIGIN, DONE = "recipe.json", "done.json"
 class Stage:
     """One finished or unfinished part of a run, in a folder of its own.
 
-    `recipe.json` says from the start what the stage is made by; `done.json`, written last, what came
-    of it.
+    `recipe.json` says from the start what the stage is made by; `done.json`, written last, what
+    came of it.
 
     Arguments:
         folder: Where its files are.
@@ -51,8 +51,8 @@ class Stage:
         changed = list(differences(_read(origin, "settings"), self.settings))
         if changed:
             raise StoreError(
-                f"{self.folder} was made with other settings ({'; '.join(changed)}); repeat those, "
-                "choose another `--folder`, or replace it with `--fresh`."
+                f"{self.folder} was made with other settings ({'; '.join(changed)}); repeat "
+                "those, choose another `--folder`, or replace it with `--fresh`."
             )
         return _read(done, "outcome") if done.exists() else None
 
@@ -62,7 +62,9 @@ class Stage:
             write_json(self.folder / ORIGIN, {"settings": self.settings, **origin})
 
     def finish(self, outcome: Mapping[str, Any]) -> None:
-        """Say that the stage is done."""
+        """Say that the stage is done; what a killed process left half-written goes."""
+        for leftover in self.folder.glob(".*.partial"):
+            leftover.unlink()
         write_json(self.folder / DONE, {"outcome": dict(outcome)})
 
     def discard(self) -> None:
@@ -75,7 +77,7 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator
     """Where two settings differ, key by key.
 
     Example:
-        >>> list(differences({"plan": {"steps": 3, "clip": 1.0}}, {"plan": {"steps": 5, "clip": 1.0}}))
+        >>> list(differences({"plan": {"steps": 3}, "seed": 0}, {"plan": {"steps": 5}, "seed": 0}))
         ['plan.steps was 3, now 5']
     """
     before, now = dict(_leaves(found)), dict(_leaves(wanted))
@@ -103,7 +105,7 @@ def _read(path: Path, key: str) -> dict[str, Any]:
 
 
 def write_json(path: Path, contents: Mapping[str, Any]) -> None:
-    """A JSON file for people to read, whole or not at all; NaN and ∞, which JSON lacks, as texts."""
+    """A JSON file for people to read, whole or not at all; NaN and ∞ become texts."""
     text = json.dumps(_spelled(contents), indent=2, allow_nan=False)
     write_atomic(path, f"{text}\n".encode())
 

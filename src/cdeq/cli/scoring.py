@@ -1,7 +1,7 @@
 """The last stages of a run: evaluate, and report as tables and pictures."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console

@@ -21,9 +21,10 @@ from cdeq.plain import Plain, to_plain
 from cdeq.recipes import Recipe
 from cdeq.recipes.base import Splits, StudentRecipe
 from cdeq.training.distill import DistillationObjective
-from cdeq.training.engine import device_of, fit, forget, on_main
+from cdeq.training.engine import device_of, fit, forget
 from cdeq.training.objective import Objective
 from cdeq.training.plan import Plan
+from cdeq.training.processes import on_main
 from cdeq.training.teacher import FewStepObjective, TeacherObjective
 from cdeq.trajectories import (
     Manifest,

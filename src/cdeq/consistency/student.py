@@ -114,7 +114,7 @@ class ConsistencyDEQ(nn.Module):
         cell = deepcopy(teacher.deq.cell).requires_grad_(train_cell)
         return cls(
             cell,
-            _placed(teacher.readout(), cell) if readout is None else readout,
+            placed(teacher.readout(), cell) if readout is None else readout,
             boundary=boundary,
             mixing=mixing,
             accelerate=accelerate,
@@ -207,7 +207,7 @@ _KIND = "ConsistencyDEQ"
 _SETTINGS = ("boundary", "mixing", "accelerate", "detach_weights")
 
 
-def _placed(readout: nn.Module, cell: nn.Module) -> nn.Module:
+def placed(readout: nn.Module, cell: nn.Module) -> nn.Module:
     """The readout where the cell's parameters are, in their precision."""
     parameter = next(cell.parameters(), None)
     return readout if parameter is None else readout.to(parameter)

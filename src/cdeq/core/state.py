@@ -98,7 +98,7 @@ class Layout:
     def pack(self, state: State) -> Flat:
         """The state as rows `(b, d)`; a view when the state is one contiguous tensor.
 
-        Under `torch.autocast`, where the dtype of a value is that of its last operation, a value of
+        Under `torch.autocast`, where the last operation decides the dtype of a value, a value of
         another precision is cast to the layout's.
 
         Raises:

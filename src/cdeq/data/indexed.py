@@ -26,7 +26,7 @@ class IndexedData(Protocol):
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on a device; tuples, named ones too, lists and dicts are searched.
+    """The batch with its tensors on a device; tuples, named or not, lists and dicts are searched.
 
     Example:
         >>> to_device({"image": torch.zeros(1)}, torch.device("meta"))["image"].device

@@ -86,6 +86,6 @@ class EquilibriumModel(nn.Module, ABC):
             model.load_state_dict(weights)
         except (KeyError, ValueError, RuntimeError) as error:
             raise StoreError(
-                f"{source} is damaged: its settings are no {cls.__name__} of its weights ({error})."
+                f"{source} is damaged: its settings and weights make no {cls.__name__} ({error})."
             ) from error
         return model.eval()

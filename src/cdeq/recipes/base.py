@@ -113,8 +113,8 @@ class StudentRecipe:
         spans = {self.boundary.span, self.schedule.span, self.inference.span}
         if len(spans) != 1:
             raise ValueError(
-                "boundary, schedule and inference speak of one virtual time, so their spans are equal; "
-                f"got {sorted((span.eps, span.end) for span in spans)}."
+                "boundary, schedule and inference speak of one virtual time, so their spans are "
+                f"equal; got {sorted((span.eps, span.end) for span in spans)}."
             )
 
     def build(self, teacher: EquilibriumModel) -> ConsistencyDEQ:

@@ -88,8 +88,8 @@ def digits() -> DigitsRecipe:
             plan=Plan(steps=700, learning_rate=3e-3, weight_decay=1e-3, validate_every=100),
         ),
         trajectories=TrajectoryRecipe(max_steps=20),
-        student=StudentRecipe(plan=Plan(steps=800, learning_rate=1e-3)),
-        few_step=Plan(steps=400, learning_rate=3e-3, weight_decay=1e-3, validate_every=100),
+        student=StudentRecipe(plan=Plan(steps=800, learning_rate=1e-2)),
+        few_step=Plan(steps=700, learning_rate=1e-2, weight_decay=1e-3, validate_every=100),
     )
 
 

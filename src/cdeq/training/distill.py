@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from typing_extensions import Self
 
 from cdeq.consistency.loss import DistillationLoss
 from cdeq.consistency.pairs import EndpointAugmentation, sample_indices, window
@@ -79,18 +80,19 @@ class DistillationObjective(Objective):
         self.target.requires_grad_(False).eval()
         self.target.n_averaged.fill_(
             1
-        )  # φ⁻ starts as φ: the first update averages like every other
+        )  # φ⁻ starts as φ: the first update averages like all others
         self.teacher, self.trajectories = teacher.requires_grad_(False).eval(), trajectories
         self.schedule, self.loss, self.sampling = schedule, loss, sampling
 
     def forward(
         self, batch: Batch, indices: Indices, generator: torch.Generator
     ) -> Mapping[str, Tensor]:
-        teacher = self.teacher.eval()
+        teacher = self.teacher
         with torch.no_grad():
             x = teacher.encode(batch)
         z0 = tensors(teacher.initial(x))[0]
-        path = tuple(_to(z, z0) for z in self.trajectories(indices))
+        with torch.autocast(z0.device.type, enabled=False):  # the same path as from a cache
+            path = tuple(_to(z, z0) for z in self.trajectories(indices))
         batched = self.student.batched
         path = self.sampling.augmentation(path, batched=batched, generator=generator)
         size = (z0.shape[0],) if batched else ()
@@ -107,6 +109,13 @@ class DistillationObjective(Objective):
             "local": losses.local,
             "task": losses.task,
         }
+
+    def train(self, mode: bool = True) -> Self:
+        """Only the student trains: teacher and running average stay in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        self.target.eval()
+        return self
 
     def after_step(self) -> None:
         self.target.update_parameters(self.student)

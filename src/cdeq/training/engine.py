@@ -7,7 +7,6 @@ functions of the seed and the step, so a checkpoint is the weights, the optimise
 
 import logging
 import math
-import os
 import shutil
 import signal
 import time
@@ -75,9 +74,9 @@ def fit(
 ) -> Report:
     """Minimise an objective, from the start or from where a checkpoint in the folder stands.
 
-    A resumed run ends with the same weights as an uninterrupted one. At the end the objective holds
-    the weights with the best validation score (or the last ones). The checkpoint stays, so that
-    nothing is lost before the caller has saved the weights; `forget` removes it.
+    A resumed run ends with the same weights as an uninterrupted one. At the end the objective
+    holds the weights with the best validation score (or the last ones). The checkpoint stays, so
+    that nothing is lost before the caller has saved the weights; `forget` removes it.
 
     Arguments:
         objective: What is trained, in place.
@@ -106,20 +105,12 @@ def fit(
     parts = {"objective": objective, "optimizer": adam, "precision": fabric.strategy.precision}
     at = checkpoint.restore(path, parts, identity)
     fabric.barrier()  # nobody writes before everybody has read
-    save = partial(checkpoint.save, path, parts, at, identity)
     loop = _Loop(fabric, objective, module, optimizer, plan, seed, at)
-    with StopRequest() as request, loop.logs(folder) as log, loop.bar(label) as advance:
-        for batch, indices in loop.batches(data, hardware.workers):
-            losses = loop.update(batch, indices)
-            stop, broken = loop.agree(request.received, not losses["loss"].isfinite())
-            if broken:
-                raise _diverged(at.step)
-            loop.watch(score)
+    save = partial(checkpoint.save, path, parts, at, identity)
+    with loop.logs(folder) as log, loop.bar(label) as advance:
+        for losses in loop.run(loop.batches(data, hardware.workers), save, score):
             log(losses)
             advance(losses["loss"])
-            loop.save(save, now=stop)
-            if stop:
-                raise Interrupted(f"stopped after {at.step} of {plan.steps} updates")
     if at.weights is not None:
         objective.load_state_dict(at.weights)
     return Report(at.step, time.perf_counter() - start, at.score)
@@ -172,35 +163,6 @@ def _fabric(hardware: Hardware) -> Fabric:
     return fabric
 
 
-def is_main() -> bool:
-    """Whether this process is the one that writes and prints; alone, it is."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank() == 0
-    names = ("RANK",) if "RANK" in os.environ else ("NODE_RANK", "LOCAL_RANK")
-    return all(os.environ.get(name, "0") == "0" for name in names)
-
-
-def on_main(work: Callable[[], object]) -> None:
-    """Do in one process what only one may do; the others wait until it is done.
-
-    Raises:
-        SystemExit: In the others, when the work failed; the one says why.
-    """
-    failure: Exception | None = None
-    if is_main():
-        try:
-            work()
-        except Exception as error:  # raised below, once the others know
-            failure = error
-    succeeded = [failure is None]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(succeeded, src=0)
-    if failure is not None:
-        raise failure
-    if not succeeded[0]:
-        raise SystemExit(1)
-
-
 def _require_even_shares(fabric: Fabric, samples: int, plan: Plan) -> None:
     size = min(plan.batch_size, samples)
     if size % fabric.world_size:
@@ -245,6 +207,28 @@ class _Loop:
         for batch, indices in loader:
             yield fabric.to_device(batch), indices
 
+    def run(
+        self,
+        batches: Iterator[tuple[Batch, Indices]],
+        save: Callable[[], None],
+        score: Score | None,
+    ) -> Iterator[Losses]:
+        """The losses of one update after the other."""
+        at, plan = self.at, self.plan
+        with StopRequest() as request:
+            for batch, indices in batches:
+                losses = self.update(batch, indices)
+                stop, broken = self.agree(request.received, ~losses["loss"].isfinite())
+                if broken:
+                    raise _diverged(at.step)
+                self.watch(score)
+                yield losses
+                due = at.step == plan.steps or at.step % plan.checkpoint_every == 0
+                if (due or stop) and self.fabric.is_global_zero:
+                    save()
+                if stop:
+                    raise Interrupted(f"stopped after {at.step} of {plan.steps} updates")
+
     def update(self, batch: Batch, indices: Indices) -> Losses:
         """One update; everything random in it follows from the seed, the step and the rank."""
         fabric, plan, step = self.fabric, self.plan, self.at.step
@@ -284,24 +268,20 @@ class _Loop:
             state = self.objective.state_dict()
             at.score, at.weights = value, {name: t.detach().clone() for name, t in state.items()}
 
-    def save(self, write: Callable[[], None], *, now: bool) -> None:
-        due = self.at.step % self.plan.checkpoint_every == 0 or self.at.step == self.plan.steps
-        if (due or now) and self.fabric.is_global_zero:
-            write()
-
     @contextmanager
     def logs(self, folder: Path) -> Iterator[Callable[[Losses], None]]:
         """One log folder a (re)start; a log from the same step is of updates now repeated."""
-        at, version, loggers = self.at, f"from-{self.at.step}", list[Any]()
+        at, version = self.at, f"from-{self.at.step}"
+        loggers: list[Any] = []
         if self.fabric.is_global_zero and at.step < self.plan.steps:
-            shutil.rmtree(folder / "logs" / version, ignore_errors=True)
+            if (older := folder / "logs" / version).exists():
+                shutil.rmtree(older)
             kinds = (CSVLogger, TensorBoardLogger)
-            loggers = [kind(folder, name="logs", version=version) for kind in kinds]
+            loggers.extend(kind(folder, name="logs", version=version) for kind in kinds)
 
         def log(losses: Losses) -> None:
             if at.step % 10 and at.step != self.plan.steps:
                 return
-            values: dict[str, Tensor | float]
             values = {name: float(value.detach()) for name, value in losses.items()}
             if at.score is not None:
                 values["best_validation"] = at.score
@@ -315,9 +295,11 @@ class _Loop:
                     "and run the same command again, which goes on at the last checkpoint."
                 ) from error
 
-        yield log
-        for logger in loggers:
-            logger.finalize("done")
+        try:
+            yield log
+        finally:
+            for logger in loggers:
+                logger.finalize("done")
 
     @contextmanager
     def bar(self, label: str) -> Iterator[Callable[[Tensor], None]]:

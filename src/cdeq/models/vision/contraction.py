@@ -56,7 +56,7 @@ class ContractionCell(Cell):
 
     def prepare(self, x: Images) -> Prepared:
         bound = conv_norm_bound(self.weight, self.size)
-        # divided first: the quotient of a tiny bound would overflow; W = 0 is a contraction as it is
+        # divided first: κ over a tiny bound would overflow; W = 0 is a contraction as it is
         unit = self.weight / bound.clamp_min(torch.finfo(bound.dtype).tiny)
         return Prepared(self.injection(x), unit * self.factor)
 

@@ -1,0 +1,35 @@
+"""What several processes of one run agree on: who writes, and when the others go on."""
+
+import os
+from collections.abc import Callable
+
+import torch
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and prints; alone, it is."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank() == 0
+    names = ("RANK",) if "RANK" in os.environ else ("NODE_RANK", "LOCAL_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def on_main(work: Callable[[], object]) -> None:
+    """Do in one process what only one may do; the others wait until it is done.
+
+    Raises:
+        SystemExit: In the others, when the work failed; the one says why.
+    """
+    failure: Exception | None = None
+    if is_main():
+        try:
+            work()
+        except Exception as error:  # raised below, once the others know
+            failure = error
+    succeeded = [failure is None]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(succeeded, src=0)
+    if failure is not None:
+        raise failure
+    if not succeeded[0]:
+        raise SystemExit(1)

@@ -1,0 +1,219 @@
+"""Sweeps: every evaluation counted, every number by another route, errors that fall to zero."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+import pytest
+import torch
+from problems import Counted
+from torch import Tensor, nn
+
+from cdeq import Anderson, Broyden, ConsistencyDEQ, ExponentialSchedule, Picard, solve
+from cdeq.data.images import ImageSet
+from cdeq.evaluation.metrics import ACCURACY, Metric, correct
+from cdeq.evaluation.sweep import (
+    Measurement,
+    Method,
+    batches,
+    distilled,
+    score_few_step,
+    sweep,
+    truncated,
+)
+from cdeq.models.vision.batch import ImageBatch
+from cdeq.models.vision.contraction import ContractionDEQ, ContractionSpec
+
+SPEC = ContractionSpec(channels=3, size=4, classes=3, factor=0.9)
+BUDGETS = (1, 2, 5)
+SOLVERS = {"picard": Picard(), "anderson": Anderson(), "broyden": Broyden()}
+
+
+def model() -> ContractionDEQ:
+    torch.manual_seed(0)
+    return ContractionDEQ(SPEC).eval()
+
+
+def images(count: int = 10) -> ImageSet:
+    draw = torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+    return ImageSet(draw, torch.arange(count) % 3)
+
+
+class CountedCell(nn.Module):
+    """A cell that counts its evaluations."""
+
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell, self.calls = cell, 0
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.cell(z, self.cell.prepare(x))
+
+
+def counted() -> tuple[ContractionDEQ, CountedCell]:
+    built = model()
+    built.deq.cell = cell = CountedCell(built.deq.cell)
+    return built, cell
+
+
+def methods() -> dict[str, Method]:
+    return {name: truncated(solver) for name, solver in SOLVERS.items()}
+
+
+def evaluations(methods: Mapping[str, Method], budgets: tuple[int, ...]) -> int:
+    """What a sweep over one batch costs in all, the measurements included."""
+    built, cell = counted()
+    sweep(built, methods, images(), ACCURACY, budgets, reference_steps=3, reference_tol=1e-6)
+    return cell.calls
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("budgets", [(1,), (7,), BUDGETS, (3, 9)])
+def test_a_method_spends_its_largest_budget(name: str, budgets: tuple[int, ...]) -> None:
+    """Besides the search for z* and one residual a reported number, which are measurement."""
+    alone = evaluations({}, budgets)
+    assert alone == 3 + 1
+    assert evaluations({name: methods()[name]}, budgets) == alone + max(budgets) + len(budgets)
+    assert evaluations(methods(), budgets) == alone + 3 * (max(budgets) + len(budgets))
+
+
+@pytest.mark.parametrize("accelerate", [True, False])
+@pytest.mark.parametrize("budgets", [(1,), (7,), BUDGETS])
+def test_a_student_spends_its_largest_budget(budgets: tuple[int, ...], accelerate: bool) -> None:
+    built = model()
+    student = ConsistencyDEQ.from_teacher(built, accelerate=accelerate)
+    student.cell = cell = CountedCell(student.cell)
+    method = distilled(student, ExponentialSchedule())
+    sweep(built, {"student": method}, images(), ACCURACY, budgets)
+    assert cell.calls == max(budgets)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_baseline_spends_its_steps(steps: int) -> None:
+    built, cell = counted()
+    score_few_step(built, steps, images(), ACCURACY)
+    assert cell.calls == steps
+
+
+def test_a_method_is_asked_for_no_state_too_many() -> None:
+    taken: list[int] = []
+
+    def counting(built: ContractionDEQ, x: Tensor, z0: Tensor) -> Iterator[Tensor]:
+        for k in range(1, 100):
+            taken.append(k)
+            yield z0
+
+    sweep(model(), {"idle": counting}, images(), ACCURACY, (2, 4))
+    assert taken == [1, 2, 3, 4]
+
+
+def rows(found: list[Measurement], model: str, metric: str) -> dict[int | None, float]:
+    return {row.nfe: row.value for row in found if (row.model, row.metric) == (model, metric)}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_number_by_hand(name: str) -> None:
+    built, data = model(), images()
+    found = sweep(built, methods(), data, ACCURACY, BUDGETS, reference_steps=300)
+    batch = data.take(torch.arange(10))
+    with torch.no_grad():
+        x = built.encode(batch)
+        f, z0 = built.bind(x), built.initial(x)
+        exact = solve(f, z0, Picard(), max_steps=2000).z.flatten(1)
+        for nfe in BUDGETS:
+            z = solve(f, z0, SOLVERS[name], max_steps=nfe).z
+            right = (built.decode(z, x).argmax(1) == batch.label).double().mean()
+            error = (z.flatten(1) - exact).norm(dim=1) / exact.norm(dim=1)
+            value = f(z).flatten(1)
+            residual = (value - z.flatten(1)).norm(dim=1) / value.norm(dim=1)
+            assert rows(found, name, "accuracy")[nfe] == float(right)
+            assert rows(found, name, "relative_error")[nfe] == pytest.approx(
+                float(error.mean()), rel=1e-3
+            )
+            assert rows(found, name, "relative_residual")[nfe] == pytest.approx(
+                float(residual.mean()), rel=1e-4
+            )
+        right = (built.decode(exact.view_as(z0), x).argmax(1) == batch.label).double().mean()
+    assert rows(found, "teacher", "accuracy") == {None: float(right)}
+    assert rows(found, "teacher", "relative_residual")[None] < 1e-5
+
+
+def test_all_methods_begin_alike() -> None:
+    """One evaluation is f(z_0), whoever makes it; a fresh student's too."""
+    built = model()
+    fresh = distilled(ConsistencyDEQ.from_teacher(built), ExponentialSchedule())
+    found = sweep(built, {**methods(), "student": fresh}, images(), ACCURACY, (1,))
+    for metric in ("accuracy", "relative_error", "relative_residual"):
+        values = {rows(found, name, metric)[1] for name in (*SOLVERS, "student")}
+        assert max(values) - min(values) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["anderson", "broyden"])
+def test_the_error_of_acceleration_falls_to_nothing(name: str) -> None:
+    budgets = (1, 4, 8, 16, 32)
+    found = sweep(model(), methods(), images(), ACCURACY, budgets, reference_steps=100)
+    errors = list(rows(found, name, "relative_error").values())
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1e-5 < errors[0]
+
+
+def test_the_size_of_batches_is_no_part_of_the_result() -> None:
+    whole, cut = (
+        sweep(model(), methods(), images(), ACCURACY, BUDGETS, batch_size=size)
+        for size in (100, 3)
+    )
+    for a, b in zip(whole, cut, strict=True):
+        assert a[:3] == b[:3]
+        assert a.value == pytest.approx(b.value, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 99])
+def test_batches_are_the_data_in_order(size: int) -> None:
+    data = images()
+    parts = list(batches(data, size))
+    assert torch.equal(torch.cat([part.image for part in parts]), data.image)
+    assert torch.equal(torch.cat([part.label for part in parts]), data.label)
+    assert max(len(part.label) for part in parts) == min(size, 10)
+
+
+def test_progress_is_told_after_each_method_on_each_batch() -> None:
+    calls = Counted(lambda: None)
+    sweep(model(), methods(), images(), ACCURACY, (1,), batch_size=4, advance=calls)
+    assert calls.calls == 3 * 3
+
+
+def test_a_sweep_leaves_no_graph_and_no_training_mode() -> None:
+    built = model().train()
+    student = ConsistencyDEQ.from_teacher(built)
+    sweep(built, {"s": distilled(student, ExponentialSchedule())}, images(), ACCURACY, (2,))
+    assert not built.training
+    assert all(p.grad is None for p in (*built.parameters(), *student.parameters()))
+
+
+def test_a_metric_is_finished_once_after_averaging() -> None:
+    """The perplexity of a data set is the exponential of its mean loss, not a mean of others."""
+    nll = Metric("perplexity", lambda out, batch: out.logsumexp(1) - out[:, 0], torch.exp)
+    plain = Metric("nll", nll.score)
+    perplexity, mean = (
+        score_few_step(model(), 3, images(), metric, batch_size=4).value for metric in (nll, plain)
+    )
+    assert perplexity == pytest.approx(torch.tensor(mean).exp().item(), rel=1e-5)
+
+
+def test_accuracy_by_hand() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [1.0, 2.0, 0.0]])
+    batch = ImageBatch(torch.zeros(3, 1, 1, 1), torch.tensor([0, 0, 1]))
+    assert correct(logits, batch).tolist() == [1.0, 0.0, 1.0]
+
+
+def test_a_student_is_called_at_the_times_of_its_schedule() -> None:
+    seen: list[float] = []
+
+    class Noting:
+        def bind(self, x: object) -> object:
+            return lambda z, t, memory: (seen.append(float(t)) or z, memory)
+
+    schedule = ExponentialSchedule(rate=0.7)
+    run = distilled(Noting(), schedule)(model(), None, torch.zeros(1))
+    list(islice(run, 6))
+    assert seen == pytest.approx(schedule.times(6).tolist())

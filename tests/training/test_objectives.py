@@ -1,0 +1,229 @@
+"""What is minimised: the same numbers by another route, and nothing else is touched."""
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training.toys import OBJECTIVES, PLAN, SPEC, distilled, images, run, same, taught, teacher
+
+from cdeq.consistency.loss import DistillationLoss
+from cdeq.core.regularize import jacobian_penalty
+from cdeq.evaluation.metrics import ACCURACY
+from cdeq.evaluation.sweep import score_few_step
+from cdeq.models.vision.contraction import ContractionDEQ
+from cdeq.training.distill import Sampling
+from cdeq.training.teacher import FewStepObjective, TeacherLoss, TeacherObjective
+
+BATCH, ROWS = images().take(torch.arange(12)), torch.arange(12)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(4)
+
+
+@pytest.mark.parametrize("name", ["teacher", "few-step", "distillation"])
+def test_a_loss_is_a_function_of_weights_batch_and_seed(name: str) -> None:
+    objective = OBJECTIVES[name][0]().train()
+    first, again = (objective(BATCH, ROWS, seeded()) for _ in range(2))
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+# Teacher
+
+
+def test_every_budget_is_drawn_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, seen, generator = taught(), list[int](), seeded()
+    solve = objective.model.deq.forward
+
+    def spy(*args: object, max_steps: int) -> object:
+        seen.append(max_steps)
+        return solve(*args, max_steps=max_steps)
+
+    monkeypatch.setattr(objective.model.deq, "forward", spy)
+    for _ in range(60):
+        objective(BATCH, ROWS, generator)
+    assert set(seen) == set(range(2, 9))
+
+
+@pytest.mark.parametrize(("probability", "starts"), [(0.0, {0.0}), (1.0, {1.0})])
+def test_the_share_of_random_starts(
+    probability: float, starts: set[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, seen = teacher(), set[float]()
+    solve = model.deq.forward
+
+    def spy(x: object, z0: torch.Tensor, **settings: int) -> object:
+        seen.add(round(float(z0.std())))
+        return solve(x, z0, **settings)
+
+    monkeypatch.setattr(model.deq, "forward", spy)
+    loss = TeacherLoss(shortest=2, longest=3, random_start=probability)
+    for _ in range(20):
+        loss(model, BATCH, seeded())
+    assert seen == starts
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_teacher_loss_is_its_parts(weight: float) -> None:
+    model, steps = teacher(), 60
+    loss = TeacherLoss(shortest=steps, longest=steps, random_start=0.0, jacobian_weight=weight)
+    generator = seeded()
+    got = loss(model, BATCH, generator)
+    x = model.encode(BATCH)
+    z = model.deq(x, model.initial(x), max_steps=steps).z
+    task = torch.nn.functional.cross_entropy(model.decode(z, x), BATCH.label)
+    again = seeded()
+    torch.randint(0, 1, (), generator=again)  # the budget
+    torch.rand((), generator=again)  # the start
+    penalty = jacobian_penalty(model.bind(x), z, generator=again).mean()
+    torch.testing.assert_close(got["loss"], task + weight * penalty)
+    assert ("jacobian" in got) == (weight > 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"shortest": 0}, "both ≥ 1; got 0 … 35"),
+        ({"shortest": 9, "longest": 8}, "got 9 … 8"),
+        ({"random_start": 1.1}, "`random_start` is a probability"),
+        ({"jacobian_weight": -0.1}, "jacobian_weight"),
+    ],
+)
+def test_impossible_teacher_losses_are_refused(settings: dict[str, float], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        TeacherLoss(**settings)
+
+
+def test_batches_are_augmented_with_the_generator() -> None:
+    plain = TeacherObjective(teacher(), TeacherLoss(shortest=8, longest=8, random_start=0.0))
+    doubled = TeacherObjective(
+        teacher(),
+        plain.teacher_loss,
+        lambda batch, generator: batch._replace(image=2 * batch.image),
+    )
+    twice = BATCH._replace(image=2 * BATCH.image)
+    assert torch.equal(
+        doubled(BATCH, ROWS, seeded())["loss"], plain(twice, ROWS, seeded())["loss"]
+    )
+
+
+# Few steps
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_training_and_scoring_unroll_alike(steps: int) -> None:
+    """The answers whose loss is taken are those whose accuracy is reported."""
+    model = teacher()
+    answers: list[torch.Tensor] = []
+    decode = ContractionDEQ.decode
+
+    class Noting(ContractionDEQ):
+        def decode(self, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            answers.append(decode(self, z, x))
+            return answers[-1]
+
+    noting = Noting(SPEC)
+    noting.load_state_dict(model.state_dict())
+    FewStepObjective(noting, steps)(BATCH, ROWS, seeded())
+    score_few_step(noting, steps, images(), ACCURACY)
+    torch.testing.assert_close(answers[0], answers[1])
+    torch.testing.assert_close(answers[0], unrolled(model, steps))
+
+
+def unrolled(model: ContractionDEQ, steps: int) -> torch.Tensor:
+    x = model.encode(BATCH)
+    z = model.initial(x)
+    for _ in range(steps):
+        z = model.deq.cell(z, model.deq.cell.prepare(x))
+    return model.decode(z, x)
+
+
+# Distillation
+
+
+def test_the_target_is_the_running_average(tmp_path: Path) -> None:
+    objective = distilled()
+    path = [parameters(objective.student)]
+    update = objective.after_step
+
+    def noting() -> None:
+        update()
+        path.append(parameters(objective.student))
+
+    objective.after_step = noting  # type: ignore[method-assign]
+    run("distillation", tmp_path, objective=objective)
+    average = path[0]
+    for weights in path[1:]:
+        average = 0.98 * average + 0.02 * weights
+    torch.testing.assert_close(parameters(objective.target.module), average)
+    assert len(path) == PLAN.steps + 1
+    assert not torch.equal(path[0], path[-1])
+
+
+def parameters(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten().clone() for p in module.parameters()])
+
+
+def test_only_the_student_is_trained(tmp_path: Path) -> None:
+    objective = distilled()
+    model, student = deepcopy(objective.teacher), deepcopy(objective.student)
+    run("distillation", tmp_path, objective=objective)
+    assert same(objective.teacher, model)
+    assert not same(objective.student, student)
+    trained = {name for name, p in objective.named_parameters() if p.requires_grad}
+    assert trained == {f"student.{name}" for name, _ in student.named_parameters()}
+
+
+def test_only_the_student_has_a_training_mode() -> None:
+    objective = distilled()
+    for mode in (True, False, True):
+        objective.train(mode)
+        assert objective.student.training == mode
+        assert not objective.teacher.training
+        assert not any(module.training for module in objective.target.modules())
+
+
+def test_without_labels_the_task_weight_is_needed() -> None:
+    objective = distilled()
+    objective.loss = DistillationLoss(task_weight=0.0)
+    losses = objective(BATCH, ROWS, seeded())
+    wrong = BATCH._replace(label=BATCH.label.roll(1))
+    assert float(losses["task"]) == 0.0
+    assert torch.equal(objective(wrong, ROWS, seeded())["loss"], losses["loss"])
+    objective.loss = DistillationLoss()
+    right = objective(BATCH, ROWS, seeded())["loss"]
+    assert not torch.equal(objective(wrong, ROWS, seeded())["loss"], right)
+
+
+def test_a_path_is_the_same_under_mixed_precision() -> None:
+    """Online or from a cache: mixed precision is for the student's evaluations."""
+    objective, seen = distilled(), list[torch.Tensor]()
+    source = objective.trajectories
+
+    def noting(indices: torch.Tensor) -> tuple:
+        path = source(indices)
+        seen.append(torch.stack(path))
+        return path
+
+    objective.trajectories = noting
+    objective(BATCH, ROWS, seeded())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        objective(BATCH, ROWS, seeded())
+    assert torch.equal(*seen)
+    assert seen[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_impossible_decays_are_refused(decay: float) -> None:
+    with pytest.raises(ValueError, match=f"`ema_decay` is the rate μ in .* got {decay}"):
+        Sampling(ema_decay=decay)
+
+
+def test_a_larger_first_index_is_refused_when_it_is_met() -> None:
+    objective = distilled()
+    objective.sampling = replace(Sampling(), first=7)
+    with pytest.raises(ValueError, match="0 ≤ first ≤ K; got 7 … 6"):
+        objective(BATCH, ROWS, seeded())

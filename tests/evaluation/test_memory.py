@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from evaluation.test_sweep import images, model
 
-from cdeq import Anderson, ConsistencyDEQ, ExponentialSchedule, refine, solve
+from cdeq import Anderson, ExponentialSchedule, refine, solve
+from cdeq.core.cell import bind
 from cdeq.evaluation.memory import peak_bytes
+from cdeq.evaluation.workloads import TransformerWorkload, seeded_tokens
 
 N, BYTES = 1000, 4000
 
@@ -92,19 +93,17 @@ def test_counting_changes_nothing_and_repeats() -> None:
 
 @torch.no_grad()
 def test_a_student_remembers_one_step_and_a_solver_its_window() -> None:
-    built = model()
-    x = built.encode(images().take(torch.arange(10)))
-    z0 = built.initial(x)
-    student = ConsistencyDEQ.from_teacher(built)
+    cell, x = TransformerWorkload(16, 2, 4).eval(), seeded_tokens(2, 64, 16)
+    f, z0, student = bind(cell, x), torch.zeros_like(x), cell.student()
 
     def inference(steps: int) -> int:
         times = ExponentialSchedule().times(steps)
         return peak_bytes(lambda: [None for _ in refine(student, x, z0, times)])
 
     def solving(window: int) -> int:
-        return peak_bytes(lambda: solve(built.bind(x), z0, Anderson(window=window), max_steps=12))
+        return peak_bytes(lambda: solve(f, z0, Anderson(window=window), max_steps=12))
 
-    assert inference(40) == inference(3)
+    assert inference(40) - inference(3) <= 37 * 4, "the times themselves"
     state = z0.numel() * 4
     grown = solving(8) - solving(4)
-    assert 2 * 4 * state <= grown <= 3 * 4 * state
+    assert 2 * 4 * state <= grown <= 2.5 * 4 * state, "a value and a residual a slot"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cdeq.cli import scoring, stages
-from cdeq.cli.stages import STUDENTS, Run
+from cdeq.cli.stages import Run
 from cdeq.training.engine import launch
 from cdeq.training.processes import on_main
 
@@ -20,9 +20,9 @@ def cache(run: Run) -> None:
 
 
 def distill(run: Run) -> None:
-    """Distil the paper's student; `--student.no-accelerate` for the one without AA."""
-    name = next(name for name, mixes in STUDENTS.items() if mixes == run.recipe.student.accelerate)
-    stages.distill(run, name)
+    """Distil the students; `--distil student-paper` for one of them."""
+    for name in run.recipe.students:
+        stages.distill(run, name)
 
 
 def evaluate(run: Run) -> None:
@@ -31,11 +31,10 @@ def evaluate(run: Run) -> None:
 
 
 def demo(run: Run) -> None:
-    """All of it: train, cache, distil with and without AA, train baselines, evaluate, draw."""
+    """All of it: train, cache, distil, train baselines, evaluate, draw."""
     train(run)
     cache(run)
-    for name in STUDENTS:
-        stages.distill(run, name)
+    distill(run)
     for steps in run.recipe.evaluation.budgets:
         stages.few_step(run, steps)
     on_main(lambda: _conclude(run))
@@ -70,7 +69,9 @@ class Command:
 COMMANDS: Mapping[str, Command] = {
     "train": Command(train, ("seed", "network", "teacher", "hardware"), trains=True),
     "cache": Command(cache, ("trajectories",)),
-    "distill": Command(distill, ("seed", "student", "trajectories", "hardware"), trains=True),
+    "distill": Command(
+        distill, ("seed", "distil", "student", "best", "trajectories", "hardware"), trains=True
+    ),
     "evaluate": Command(evaluate, ("evaluation",)),
     "demo": Command(demo, (), trains=True),
 }

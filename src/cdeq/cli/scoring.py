@@ -10,8 +10,10 @@ from rich.progress import Progress
 
 from cdeq.atomic import write_atomic
 from cdeq.cli.run_folder import DONE, versions
-from cdeq.cli.stages import STUDENTS, Run, few_step_stage, student_stage
+from cdeq.cli.stages import Run, few_step_stage, student_stage
+from cdeq.consistency.refine import Student
 from cdeq.consistency.student import ConsistencyDEQ
+from cdeq.consistency.untied import UntiedDEQ
 from cdeq.core.solvers import Anderson, Broyden, Picard
 from cdeq.digest import digest_of
 from cdeq.errors import CDEQError
@@ -65,11 +67,12 @@ def evaluate(run: Run) -> Results:
     return results
 
 
-def _students(run: Run, teacher: EquilibriumModel) -> dict[str, ConsistencyDEQ]:
+def _students(run: Run, teacher: EquilibriumModel) -> dict[str, ConsistencyDEQ | UntiedDEQ]:
     """The finished ones."""
-    stages = {name: student_stage(run, name, teacher) for name in STUDENTS}
+    students = run.recipe.students
+    stages = {name: student_stage(run, name, teacher) for name in students}
     return {
-        name: ConsistencyDEQ.from_pretrained(stage.folder, teacher).to(teacher.device)
+        name: students[name].read(stage.folder, teacher).to(teacher.device)
         for name, stage in stages.items()
         if stage.outcome() is not None
     }
@@ -84,7 +87,7 @@ def _baselines(run: Run) -> dict[int, EquilibriumModel]:
 
 
 def _sweep(
-    run: Run, teacher: EquilibriumModel, students: Mapping[str, ConsistencyDEQ]
+    run: Run, teacher: EquilibriumModel, students: Mapping[str, Student]
 ) -> list[Measurement]:
     settings, test = run.recipe.evaluation, run.data.test
     times = run.recipe.student.inference

@@ -1,7 +1,7 @@
 """The stages of a run: train, cache, distil, few-step. Each is skipped when it is done already."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import track
 
 from cdeq.cli.run_folder import Stage, versions, write_json
-from cdeq.consistency.student import ConsistencyDEQ
+from cdeq.consistency.refine import Student
+from cdeq.consistency.time import Schedule
 from cdeq.data.indexed import to_device
 from cdeq.digest import digest_of
 from cdeq.errors import CDEQError
@@ -19,8 +20,7 @@ from cdeq.evaluation.sweep import distilled, score_few_step, sweep
 from cdeq.models.base import EquilibriumModel
 from cdeq.plain import Plain, to_plain
 from cdeq.recipes import Recipe
-from cdeq.recipes.base import Splits, StudentRecipe
-from cdeq.training.distill import DistillationObjective
+from cdeq.recipes.base import Splits
 from cdeq.training.engine import device_of, fit, forget
 from cdeq.training.objective import Objective
 from cdeq.training.plan import Plan
@@ -33,9 +33,6 @@ from cdeq.trajectories import (
     TrajectoryStore,
     write_cache,
 )
-
-STUDENTS = {"student-paper": True, "student-paper-no-aa": False}
-"""The students by name, and whether they mix two points (Eq. 7)."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,7 @@ def teacher_stage(run: Run) -> Stage:
 
 def student_stage(run: Run, name: str, teacher: EquilibriumModel) -> Stage:
     """The distillation of one student."""
-    recipe, settings = run.recipe, student_recipe(run, name)
+    recipe, settings = run.recipe, run.recipe.students[name]
     decides = {key: part for key, part in vars(settings).items() if key != "inference"}
     watched = {
         "evaluation": {"budgets": recipe.evaluation.budgets},
@@ -148,11 +145,6 @@ def few_step_stage(run: Run, steps: int) -> Stage:
     recipe = run.recipe
     name, plan = f"few-step-{steps}", recipe.few_step
     return run.training(name, plan, {}, network=recipe.network, few_step=plan)
-
-
-def student_recipe(run: Run, name: str) -> StudentRecipe:
-    """The settings of one of the `STUDENTS`."""
-    return replace(run.recipe.student, accelerate=STUDENTS[name])
 
 
 def train(run: Run) -> None:
@@ -211,9 +203,9 @@ def cache(run: Run) -> None:
 
 
 def distill(run: Run, name: str) -> None:
-    """Distil one of the `STUDENTS` into the folder of its name."""
+    """Distil one of the recipe's students into the folder of its name."""
     teacher = run.teacher()
-    stage, settings = student_stage(run, name, teacher), student_recipe(run, name)
+    stage, settings = student_stage(run, name, teacher), run.recipe.students[name]
     if run.finished(stage) is not None:
         run.console.print(f"{name}: already distilled in {stage.folder}.")
         return
@@ -221,16 +213,9 @@ def distill(run: Run, name: str) -> None:
     if not (teacher_stage(run).outcome() or {})["converges"]:
         run.console.print(f"{name}: its teacher does not converge, so there is no end to distil.")
     torch.manual_seed(run.recipe.seed)
-    student = settings.build(teacher)
-    objective = DistillationObjective(
-        student,
-        teacher,
-        trajectories,
-        settings.schedule,
-        loss=settings.loss,
-        sampling=settings.sampling,
-    )
-    score = _student_score(run, student, teacher, settings)
+    objective = settings.objective(teacher, trajectories)
+    student = objective.student
+    score = _student_score(run, student, teacher, settings.inference)
     seconds = _fit(run, stage, objective, settings.plan, f"distilling {name}", score)
 
     def conclude() -> None:
@@ -292,13 +277,13 @@ def _finish(stage: Stage, outcome: dict[str, object]) -> None:
 
 
 def _student_score(
-    run: Run, student: ConsistencyDEQ, teacher: EquilibriumModel, settings: StudentRecipe
+    run: Run, student: Student, teacher: EquilibriumModel, inference: Schedule
 ) -> Callable[[], float]:
     """The student's mean validation score over the budgets."""
     metric, budgets = run.recipe.metric, run.recipe.evaluation.budgets
 
     def score() -> float:
-        method = distilled(student, settings.inference)
+        method = distilled(student, inference)
         rows = sweep(teacher, {"student": method}, run.data.validation, metric, budgets)
         own = [r.value for r in rows if r.model == "student" and r.metric == metric.name]
         return sum(own) / len(own)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from cdeq.consistency.refine import Student
 from cdeq.core.state import Layout, detach
@@ -31,8 +31,8 @@ class RolloutLoss:
         + w \, \mathrm{KL}\big( \text{head}(z^*) \,\|\, \text{head}(z_j) \big) \Big) , \qquad
         z_j = g(z_{j-1}, t_{j-1}, x)
 
-    Trained on the teacher's states alone, a student stands after its first jump on states that it has
-    never seen. No labels are needed.
+    Trained on the teacher's states alone, a student stands after its first jump on states that it
+    has never seen. No labels are needed.
 
     Arguments:
         head_weight: w ≥ 0.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from cdeq.core.cell import bind
 from cdeq.core.readout import Time
 from cdeq.core.solvers import Anderson, Solver
 from cdeq.core.state import Layout
+from cdeq.errors import StoreError
+from cdeq.plain import from_plain, to_plain
+from cdeq.pretrained import check_kind, load_folder, save_folder
 from cdeq.typing import Context, Map, State
 
 
@@ -30,10 +34,10 @@ class UntiedDEQ(nn.Module):
     .. math:: z_{j+1} = W_j \, [\, f_{\theta_j}(z_j, x) \,\|\, \mathbf t \,] \quad (j < J) , \qquad
         z_{j+1} = \text{solver}(z_j; f_\theta, x) \quad (j \ge J)
 
-    The first J steps are composed plainly, without mixing, each with its own copy θ_j of the weights
-    and its own readout, started at θ and the identity; an untrained student is therefore the
-    teacher's solver after J Picard steps. From then on it *is* the teacher's solver, with a fresh
-    window, so errors keep shrinking at the solver's rate. One evaluation a step.
+    The first J steps are composed plainly, without mixing, each with its own copy θ_j of the
+    weights and its own readout, started at θ and the identity; an untrained student is therefore
+    the teacher's solver after J Picard steps. From then on it *is* the teacher's solver, with a
+    fresh window, so errors keep shrinking at the solver's rate. One evaluation a step.
 
     Goes beyond the paper, whose boundary condition turns late steps into the identity.
 
@@ -115,3 +119,37 @@ class UntiedDEQ(nn.Module):
 
     def _learned(self, j: int, z: State, t: Tensor, x: Context) -> State:
         return self.readouts[j](bind(self.cells[j], x)(z), t)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the student to a folder: weights as safetensors, settings as JSON."""
+        settings = {"steps": len(self.cells), "tail": to_plain(self.tail)}
+        save_folder(folder, self, {"kind": type(self).__name__, **settings})
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, teacher: Teacher) -> Self:
+        """Read a student from a folder or a hub repository.
+
+        Arguments:
+            source: The folder.
+            teacher: Its teacher.
+
+        Raises:
+            StoreError: When the folder is damaged, or the student has another teacher.
+        """
+        config, weights = load_folder(source)
+        check_kind(config, cls.__name__, source)
+        tail = from_plain(Anderson, config["tail"])
+        student = cls.from_teacher(teacher, steps=config["steps"], tail=tail)
+        own = {f"cell.{name}": value for name, value in teacher.deq.cell.state_dict().items()}
+        different = [n for n, v in own.items() if n not in weights or not _equal(v, weights[n])]
+        if different:
+            raise StoreError(
+                f"{source} is the student of another teacher: {', '.join(different)} differ; "
+                "distil this teacher, or load the student's own."
+            )
+        student.load_state_dict(weights)
+        return student.eval()
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool((one.cpu() == other.cpu()).all())

@@ -1,31 +1,19 @@
 """What every recipe says, whatever its domain."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from cdeq.consistency.loss import DistillationLoss
-from cdeq.consistency.student import ConsistencyDEQ
-from cdeq.consistency.time import Boundary, ExponentialSchedule, PowerSchedule
-from cdeq.core.readout import LinearReadout, MLPReadout
 from cdeq.core.solvers import Anderson
-from cdeq.core.solvers.base import require_fraction
 from cdeq.data.indexed import IndexedData
 from cdeq.evaluation.metrics import Metric
 from cdeq.models.base import EquilibriumModel
-from cdeq.training.distill import Sampling
-from cdeq.training.plan import Hardware, Plan
+from cdeq.recipes.students import StudentRecipe, UntiedRecipe
+from cdeq.training.plan import Hardware, Plan, require_count
 from cdeq.training.teacher import Augment, TeacherLoss
 
-
-def require_count(name: str, value: int) -> None:
-    """Refuse a count below 1.
-
-    Raises:
-        ValueError: Says what came.
-    """
-    if value < 1:
-        raise ValueError(f"`{name}` is a count of at least 1; got {value}.")
+StudentName = Literal["student-paper", "student-paper-no-aa", "student-best"]
+STUDENTS: tuple[StudentName, ...] = ("student-paper", "student-paper-no-aa", "student-best")
 
 
 class Splits(NamedTuple):
@@ -76,64 +64,6 @@ class TrajectoryRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentRecipe:
-    """The student and its distillation; the defaults are the paper's.
-
-    Arguments:
-        plan: How long and how fast.
-        boundary: c_skip and c_out (Eq. 5).
-        mixing: The relaxation β (Eq. 4).
-        accelerate: Mix two points (Eq. 7); False is the paper's "w/o AA".
-        detach_weights: Treat the mixing weights α as constants in the backward pass.
-        train_cell: False freezes the copied cell, as the released code does.
-        mlp_readout: The released code's two-layer readout instead of Eq. (8).
-        schedule: Virtual times of the trajectory (Eq. 6).
-        inference: Virtual times of multi-step inference (Appendix B.3).
-        loss: Eq. (11).
-        sampling: Which points are trained on, and the EMA rate.
-
-    Raises:
-        ValueError: When `mixing` is outside (0, 1], or the three time spans differ.
-    """
-
-    plan: Plan
-    boundary: Boundary = Boundary()
-    mixing: float = 1.0
-    accelerate: bool = True
-    detach_weights: bool = False
-    train_cell: bool = True
-    mlp_readout: bool = False
-    schedule: ExponentialSchedule | PowerSchedule = ExponentialSchedule(rate=0.3)
-    inference: ExponentialSchedule = ExponentialSchedule.from_ratio(0.5)
-    loss: DistillationLoss = DistillationLoss()
-    sampling: Sampling = Sampling()
-
-    def __post_init__(self) -> None:
-        require_fraction("mixing", self.mixing, "the relaxation β of Eq. (4)")
-        spans = {self.boundary.span, self.schedule.span, self.inference.span}
-        if len(spans) != 1:
-            raise ValueError(
-                "boundary, schedule and inference speak of one virtual time, so their spans are "
-                f"equal; got {sorted((span.eps, span.end) for span in spans)}."
-            )
-
-    def build(self, teacher: EquilibriumModel) -> ConsistencyDEQ:
-        """A fresh student of this teacher."""
-        readout = teacher.readout()
-        if self.mlp_readout and isinstance(readout, LinearReadout):
-            readout = MLPReadout(readout.features, axis=readout.axis)
-        return ConsistencyDEQ.from_teacher(
-            teacher,
-            readout=readout,
-            boundary=self.boundary,
-            mixing=self.mixing,
-            accelerate=self.accelerate,
-            detach_weights=self.detach_weights,
-            train_cell=self.train_cell,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class EvaluationRecipe:
     """What is reported.
 
@@ -165,11 +95,13 @@ class Recipe(ABC):
     """All settings of one published number. A domain adds its data, model and metric.
 
     Arguments:
+        distil: Which students: the paper's with and without AA, and the best.
         seed: Decides initial weights, batch order and all randomness of training.
         network: The settings of the teacher's network.
         teacher: How the teacher is trained.
         trajectories: What of it is distilled.
-        student: The student and its distillation.
+        student: The paper's student and its distillation.
+        best: The student with its own first steps, and its distillation.
         few_step: How the baseline of few unrolled steps is trained.
         evaluation: What is reported.
         hardware: Where to train.
@@ -181,7 +113,9 @@ class Recipe(ABC):
     network: Any
     teacher: TeacherRecipe
     student: StudentRecipe
+    best: UntiedRecipe
     few_step: Plan
+    distil: tuple[StudentName, ...] = STUDENTS
     seed: int = 0
     trajectories: TrajectoryRecipe = TrajectoryRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()
@@ -190,6 +124,16 @@ class Recipe(ABC):
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"`seed` is a whole number from 0 to 2³¹ - 1; got {self.seed}.")
+
+    @property
+    def students(self) -> dict[str, StudentRecipe | UntiedRecipe]:
+        """The settings of the students that are distilled, by name."""
+        known: dict[str, StudentRecipe | UntiedRecipe] = {
+            "student-paper": replace(self.student, accelerate=True),
+            "student-paper-no-aa": replace(self.student, accelerate=False),
+            "student-best": self.best,
+        }
+        return {name: known[name] for name in self.distil}
 
     @property
     @abstractmethod

@@ -19,13 +19,12 @@ from cdeq.recipes.base import (
     EvaluationRecipe,
     Recipe,
     Splits,
-    StudentRecipe,
     TeacherRecipe,
     TrajectoryRecipe,
-    require_count,
 )
+from cdeq.recipes.students import StudentRecipe, UntiedRecipe
 from cdeq.training.distill import Sampling
-from cdeq.training.plan import Plan
+from cdeq.training.plan import Plan, require_count
 from cdeq.training.teacher import Augment, TeacherLoss
 
 
@@ -89,6 +88,7 @@ def digits() -> DigitsRecipe:
         ),
         trajectories=TrajectoryRecipe(max_steps=20),
         student=StudentRecipe(plan=Plan(steps=800, learning_rate=1e-2)),
+        best=UntiedRecipe(plan=Plan(steps=800, learning_rate=1e-2)),
         few_step=Plan(steps=700, learning_rate=1e-2, weight_decay=1e-3, validate_every=100),
     )
 
@@ -123,6 +123,7 @@ def digits_tiny() -> DigitsRecipe:
         ),
         trajectories=TrajectoryRecipe(max_steps=12, shard_samples=32),
         student=StudentRecipe(plan=replace(quick, learning_rate=1e-3)),
+        best=UntiedRecipe(plan=replace(quick, learning_rate=1e-3)),
         few_step=quick,
         evaluation=EvaluationRecipe(budgets=(1, 2, 4)),
     )

@@ -90,9 +90,10 @@ class DistillationObjective(Objective):
         teacher = self.teacher
         with torch.no_grad():
             x = teacher.encode(batch)
-        z0 = tensors(teacher.initial(x))[0]
+        start = teacher.initial(x)
+        z0 = tensors(start)[0]
         with torch.autocast(z0.device.type, enabled=False):  # the same path as from a cache
-            path = tuple(_to(z, z0) for z in self.trajectories(indices))
+            path = tuple(place(z, start) for z in self.trajectories(indices))
         batched = self.student.batched
         path = self.sampling.augmentation(path, batched=batched, generator=generator)
         size = (z0.shape[0],) if batched else ()
@@ -121,5 +122,7 @@ class DistillationObjective(Objective):
         self.target.update_parameters(self.student)
 
 
-def _to(z: State, reference: Tensor) -> State:
-    return like(z, tuple(part.to(reference.device, reference.dtype) for part in tensors(z)))
+def place(z: State, reference: State) -> State:
+    """The state on the device and in the dtype of another."""
+    parts = zip(tensors(z), tensors(reference), strict=True)
+    return like(z, tuple(part.to(other) for part, other in parts))

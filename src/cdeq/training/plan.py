@@ -5,6 +5,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 
+def require_count(name: str, value: int) -> None:
+    """Refuse a count below 1.
+
+    Raises:
+        ValueError: Says what came.
+    """
+    if value < 1:
+        raise ValueError(f"`{name}` is a count of at least 1; got {value}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The optimisation of one model by AdamW with warm-up and cosine decay.
@@ -35,8 +45,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is a count of at least 1; got {getattr(self, name)}.")
+            require_count(name, getattr(self, name))
         for name in ("learning_rate", "warmup", "weight_decay", "clip", "validate_every"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` is not negative; got {getattr(self, name)}.")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -32,8 +33,9 @@ def save_folder(folder: str | Path, module: nn.Module, config: Mapping[str, Plai
         StoreError: When the files cannot be written.
     """
     folder = Path(folder)
-    state = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()
+    state = {  # copies, since the format keeps no tensors that share memory, as tied weights do
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in module.state_dict().items()
     }
     weights = save(state)
     digest = hashlib.sha256(weights).hexdigest()

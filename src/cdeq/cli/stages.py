@@ -14,7 +14,7 @@ from cdeq.consistency.refine import Student
 from cdeq.consistency.time import Schedule
 from cdeq.data.indexed import to_device
 from cdeq.digest import digest_of
-from cdeq.errors import CDEQError
+from cdeq.errors import CDEQError, StoreError
 from cdeq.evaluation.audit import audit
 from cdeq.evaluation.sweep import distilled, score_few_step, sweep
 from cdeq.models.base import EquilibriumModel
@@ -322,4 +322,9 @@ def _trajectories(run: Run, teacher: EquilibriumModel) -> TrajectorySource:
             f"{folder} holds no trajectories yet; run `cdeq cache {run.name}` first, or recompute "
             "them all the time with `--trajectories.online`."
         )
-    return TrajectoryStore(folder, manifest)
+    try:
+        return TrajectoryStore(folder, manifest)
+    except StoreError as error:
+        raise StoreError(
+            f"{error} Here that is `cdeq cache {run.name}`, or with `--fresh` to replace it."
+        ) from error

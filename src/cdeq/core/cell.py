@@ -23,10 +23,13 @@ def bind(cell: nn.Module, x: Context) -> Map:
 
     Example:
         >>> import torch
-        >>> bind(nn.Bilinear(1, 1, 1, bias=False).requires_grad_(False), torch.zeros(1, 1))(
-        ...     torch.ones(1, 1)
-        ... ) == 0
-        tensor([[True]])
+        >>> class Scaled(Cell):
+        ...     def prepare(self, x):
+        ...         return 10 * x
+        ...     def forward(self, z, x):
+        ...         return z / 2 + x
+        >>> bind(Scaled(), torch.tensor(1.0))(torch.tensor(4.0))
+        tensor(12.)
     """
     prepared = cell.prepare(x) if isinstance(cell, Cell) else x
     return lambda z: cell(z, prepared)

@@ -124,6 +124,11 @@ class Recipe(ABC):
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"`seed` is a whole number from 0 to 2³¹ - 1; got {self.seed}.")
+        if not self.student.accelerate:
+            raise ValueError(
+                "`student` has the settings of both of the paper's students, so its `accelerate` "
+                "stays True; choose the one without AA by `distil`."
+            )
 
     @property
     def students(self) -> dict[str, StudentRecipe | UntiedRecipe]:

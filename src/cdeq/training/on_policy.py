@@ -8,6 +8,7 @@ from typing_extensions import Self
 
 from cdeq.consistency.rollout import RolloutLoss
 from cdeq.consistency.untied import UntiedDEQ
+from cdeq.core.state import tensors
 from cdeq.data.indexed import Indices
 from cdeq.models.base import Batch, EquilibriumModel
 from cdeq.training.distill import place
@@ -48,11 +49,13 @@ class RolloutObjective(Objective):
         with torch.no_grad():
             x = teacher.encode(batch)
         z0 = teacher.initial(x)
+        with torch.autocast(tensors(z0)[0].device.type, enabled=False):  # the same as from a cache
+            path = self.trajectories(indices)
         losses = self.loss(
             self.student,
             x,
             z0,
-            place(self.trajectories(indices)[-1], z0),
+            place(path[-1], z0),
             torch.zeros(
                 len(self.student.cells)
             ),  # weights are the step's own, so time says nothing

@@ -11,3 +11,4 @@ for seed in 0 1 2; do
   .venv/bin/cdeq demo digits --seed "$seed" --folder "out/digits-$seed"
 done
 .venv/bin/cdeq report out/digits-0 out/digits-1 out/digits-2 --output results/digits
+.venv/bin/python -m cdeq.report.quoting README.md

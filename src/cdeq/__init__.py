@@ -7,6 +7,8 @@ from cdeq.consistency.pairs import Window as Window
 from cdeq.consistency.pairs import sample_indices as sample_indices
 from cdeq.consistency.pairs import window as window
 from cdeq.consistency.refine import refine as refine
+from cdeq.consistency.rollout import RolloutLoss as RolloutLoss
+from cdeq.consistency.rollout import RolloutLosses as RolloutLosses
 from cdeq.consistency.student import ConsistencyDEQ as ConsistencyDEQ
 from cdeq.consistency.student import History as History
 from cdeq.consistency.time import Boundary as Boundary
@@ -14,6 +16,7 @@ from cdeq.consistency.time import ExponentialSchedule as ExponentialSchedule
 from cdeq.consistency.time import PowerSchedule as PowerSchedule
 from cdeq.consistency.time import Schedule as Schedule
 from cdeq.consistency.time import TimeSpan as TimeSpan
+from cdeq.consistency.untied import UntiedDEQ as UntiedDEQ
 from cdeq.core.adjoint import Adjoint as Adjoint
 from cdeq.core.adjoint import Implicit as Implicit
 from cdeq.core.adjoint import JacobianFree as JacobianFree

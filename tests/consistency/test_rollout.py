@@ -19,7 +19,7 @@ def logits(state) -> Tensor:
 
 def test_a_student_that_is_there_has_no_loss() -> None:
     class There:
-        def bind(self, x):
+        def bind(self, x: object) -> object:
             return lambda z, t, memory: (x, memory)
 
     goal = torch.randn(4, 3, dtype=torch.float64)
@@ -51,7 +51,7 @@ def test_it_scores_the_states_of_inference(make, detach, device) -> None:
 
 def test_the_head_term_is_the_divergence_of_distributions() -> None:
     class Stay:
-        def bind(self, x):
+        def bind(self, x: object) -> object:
             return lambda z, t, memory: (z, memory)
 
     here, goal = torch.tensor([[0.2, 0.8]]).log(), torch.tensor([[0.5, 0.5]]).log()

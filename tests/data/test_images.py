@@ -101,6 +101,25 @@ def test_bad_images_are_refused(image: torch.Tensor, label: torch.Tensor, text: 
         ImageSet(image, label)
 
 
+@pytest.mark.parametrize(
+    ("image", "label", "came"),
+    [
+        (
+            torch.zeros(2, 1, 2, 2, dtype=torch.uint8),
+            torch.arange(2),
+            "torch.uint8 and torch.int64",
+        ),
+        (torch.zeros(2, 1, 2, 2), torch.zeros(2), "torch.float32 and torch.float32"),
+        (torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.int32), "torch.int32"),
+    ],
+)
+def test_other_kinds_of_numbers_are_refused(
+    image: torch.Tensor, label: torch.Tensor, came: str
+) -> None:
+    with pytest.raises(TypeError, match=f"floating-point numbers in .* got .*{came}"):
+        ImageSet(image, label)
+
+
 def test_shifts_are_all_nine_and_pull_in_nothing() -> None:
     image = torch.zeros(1, 1, 3, 3)
     image[..., 1, 1] = 1.0

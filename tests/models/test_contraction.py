@@ -139,6 +139,20 @@ def test_another_image_size_is_refused(shape: tuple[int, ...], came: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("image", "came"),
+    [
+        (torch.zeros(2, 1, 5, 5, dtype=torch.float64), "torch.float64 on cpu"),
+        (torch.zeros(2, 1, 5, 5, device="meta"), "torch.float32 on meta"),
+    ],
+)
+def test_images_elsewhere_or_in_another_precision_are_refused(image: Tensor, came: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"weights are torch.float32 on cpu; got images in {came}"
+    ):
+        ContractionDEQ(SPEC)(ImageBatch(image, torch.zeros(2, dtype=torch.long)))
+
+
+@pytest.mark.parametrize(
     "settings",
     [{"channels": 0}, {"size": -1}, {"classes": 0}, {"max_steps": 0}, {"adjoint_steps": 0}],
     ids=str,

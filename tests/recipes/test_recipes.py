@@ -79,6 +79,10 @@ STUDENT = StudentRecipe(plan=Plan(steps=1))
         (lambda: with_seed(2**31), "`seed` is a whole number from 0 to 2³¹ - 1; got 2147483648"),
         (lambda: replace(with_seed(0), limit=0), "`limit` is a count of at least 1; got 0"),
         (lambda: replace(with_seed(0), limit=-3), "`limit` is a count of at least 1; got -3"),
+        (
+            lambda: replace(with_seed(0), student=replace(STUDENT, accelerate=False)),
+            "choose the one without AA by `distil`",
+        ),
         (lambda: TrajectoryRecipe(max_steps=0), "`max_steps` is a count of at least 1"),
         (lambda: TrajectoryRecipe(shard_samples=0), "`shard_samples` is a count of at least 1"),
         (lambda: EvaluationRecipe(budgets=()), r"at least one and ascending; got \(\)"),

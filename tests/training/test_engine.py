@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.loggers import csv_logs
 from tensorboardX.proto.event_pb2 import Event
 from training.toys import (
     CPU,
@@ -28,7 +29,7 @@ from training.toys import (
 )
 
 from cdeq.errors import CDEQError, StoreError
-from cdeq.training import checkpoint, engine
+from cdeq.training import checkpoint
 from cdeq.training.engine import CHECKPOINT, fit, forget
 from cdeq.training.plan import Hardware, Plan
 from cdeq.training.stopping import Interrupted
@@ -204,14 +205,14 @@ def refuse(path: Path, content: bytes) -> None:
 
 
 def test_a_log_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch) -> None:
-    class Full(engine.CSVLogger):
+    class Full(csv_logs.CSVLogger):
         def save(self) -> None:
             raise OSError(28, "No space left on device")
 
         def finalize(self, status: str) -> None:
             pass
 
-    monkeypatch.setattr(engine, "CSVLogger", Full)
+    monkeypatch.setattr(csv_logs, "CSVLogger", Full)
     text = refusal(tmp_path)
     assert "could not write the logs" in text
     assert "(No space left on device); make room" in text

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from cdeq import Anderson, ConsistencyDEQ, ExponentialSchedule
+from cdeq.consistency.untied import UntiedDEQ
 from cdeq.data.images import ImageSet
 from cdeq.data.indexed import Indices, step_indices
 from cdeq.models.vision.contraction import ContractionDEQ, ContractionSpec
 from cdeq.training.distill import DistillationObjective
 from cdeq.training.engine import Score, fit
 from cdeq.training.objective import Objective
+from cdeq.training.on_policy import RolloutObjective
 from cdeq.training.plan import Hardware, Plan
 from cdeq.training.teacher import FewStepObjective, TeacherLoss, TeacherObjective
 from cdeq.trajectories import OnlineTrajectories
@@ -91,13 +93,23 @@ def unrolled() -> FewStepObjective:
     return FewStepObjective(teacher(), steps=2)
 
 
+def online(model: ContractionDEQ) -> OnlineTrajectories:
+    return OnlineTrajectories(
+        teacher=model, contexts=images().take, solver=Anderson(), max_steps=6
+    )
+
+
+def on_policy() -> RolloutObjective:
+    model = teacher()
+    return RolloutObjective(UntiedDEQ.from_teacher(model, steps=2), model, online(model))
+
+
 def distilled() -> DistillationObjective:
-    model, data = teacher(), images()
-    source = OnlineTrajectories(teacher=model, contexts=data.take, solver=Anderson(), max_steps=6)
+    model = teacher()
     student = ConsistencyDEQ.from_teacher(model)
     for parameter in student.parameters():  # fresh it is nearly perfect: its teacher is tame
         parameter.data += 0.3 * torch.randn(parameter.shape)
-    return DistillationObjective(student, model, source, ExponentialSchedule())
+    return DistillationObjective(student, model, online(model), ExponentialSchedule())
 
 
 OBJECTIVES: dict[str, tuple[Callable[[], Objective], Callable[[], Cloud | ImageSet]]] = {
@@ -105,6 +117,7 @@ OBJECTIVES: dict[str, tuple[Callable[[], Objective], Callable[[], Cloud | ImageS
     "teacher": (taught, images),
     "few-step": (unrolled, images),
     "distillation": (distilled, images),
+    "on-policy": (on_policy, images),
 }
 """How to make an objective, and its data."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cdeq.cli import scoring, stages
 from cdeq.cli.stages import Run
 from cdeq.training.engine import launch
-from cdeq.training.processes import on_main
+from cdeq.training.processes import on_main, part
 
 
 def train(run: Run) -> None:
@@ -84,3 +84,4 @@ def start(name: str, run: Run) -> None:
     if command.trains:
         launch(run.recipe.hardware)
     command.run(run)
+    part()

@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _dispatch(given, console)
     except (Interrupted, KeyboardInterrupt) as stop:
         again = "the same command, without `--fresh`, continues there."
-        console.print(f"\n{stop or 'stopped'}; {again}", highlight=False, soft_wrap=True)
+        console.print(f"\n{str(stop) or 'stopped'}; {again}", highlight=False, soft_wrap=True)
         raise SystemExit(130) from None
     except (CDEQError, ValueError, OSError) as error:
         Console(stderr=True).print(

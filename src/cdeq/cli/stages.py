@@ -169,8 +169,8 @@ def train(run: Run) -> None:
     def conclude() -> None:
         judged = audit(model, data.test, recipe.metric)
         model.save_pretrained(stage.folder)
-        write_json(stage.folder / "audit.json", asdict(judged))
         verdict = {"converges": judged.converges, "summary": judged.summary()}
+        write_json(stage.folder / "audit.json", {**asdict(judged), **verdict})
         _finish(stage, {"seconds": seconds, **verdict})
         run.console.print(judged.summary(), highlight=False, soft_wrap=True)
 

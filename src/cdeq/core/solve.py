@@ -230,6 +230,12 @@ class _Leader:
 def residual_norm(f: Map, z: State, *, norm: Norm = relative, batched: bool = True) -> PerSample:
     """The residual norm of each sample at z; costs one evaluation of f.
 
+    Arguments:
+        f: The map z ↦ f(z, x), its context bound.
+        z: Where to look.
+        norm: How large a residual is.
+        batched: Whether the first dimension counts samples.
+
     Example:
         >>> residual_norm(torch.cos, torch.zeros(1, 1))
         tensor([1.])
@@ -241,6 +247,11 @@ def residual_norm(f: Map, z: State, *, norm: Norm = relative, batched: bool = Tr
 
 def relative_error(z: State, target: State, *, batched: bool = True) -> PerSample:
     r"""How far each sample is from a known answer, :math:`\|z - z^*\| / \|z^*\|`.
+
+    Arguments:
+        z: The states.
+        target: z*.
+        batched: Whether the first dimension counts samples.
 
     Example:
         >>> relative_error(torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 1.0]]))

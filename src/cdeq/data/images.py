@@ -16,6 +16,7 @@ class ImageSet:
     """Images in [0, 1] with their classes, in memory.
 
     Raises:
+        TypeError: When pixels are no floating-point numbers, or labels no int64.
         ValueError: When there is no image, a label is missing or negative, or a pixel is not
             finite.
 
@@ -29,6 +30,11 @@ class ImageSet:
     label: Int[Tensor, " n"]
 
     def __post_init__(self) -> None:
+        if not self.image.is_floating_point() or self.label.dtype != torch.long:
+            raise TypeError(
+                "images are floating-point numbers in [0, 1] and labels int64; got "
+                f"{self.image.dtype} and {self.label.dtype}."
+            )
         if len(self.image) == 0:
             raise ValueError("an image set needs at least one image; got none.")
         if len(self.image) != len(self.label):

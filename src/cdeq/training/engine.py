@@ -16,13 +16,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.loggers.csv_logs import CSVLogger
-from lightning.fabric.loggers.tensorboard import TensorBoardLogger
-from lightning.fabric.strategies.ddp import DDPStrategy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -34,6 +30,9 @@ from cdeq.training import checkpoint
 from cdeq.training.objective import Objective
 from cdeq.training.plan import Hardware, Plan
 from cdeq.training.stopping import Interrupted, StopRequest
+
+if TYPE_CHECKING:  # the engine takes seconds to load, which help and refusals should not wait for
+    from lightning.fabric import Fabric
 
 CHECKPOINT = "checkpoint.pt"
 PATIENCE = timedelta(days=1)
@@ -121,7 +120,7 @@ def forget(folder: Path) -> None:
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-def launch(hardware: Hardware) -> Fabric:
+def launch(hardware: Hardware) -> "Fabric":
     """The engine on this hardware; the first call starts the other processes where there are any.
 
     They run the same command from its beginning, so this belongs before anything is done.
@@ -129,8 +128,6 @@ def launch(hardware: Hardware) -> Fabric:
     Raises:
         ValueError: When there is no such hardware here.
     """
-    for name in ("lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # else every process greets
     fabric = _fabric(hardware)
     fabric.launch()
     return fabric
@@ -145,7 +142,12 @@ def device_of(hardware: Hardware) -> torch.device:
     return _fabric(replace(hardware, devices=1, strategy="auto")).device
 
 
-def _fabric(hardware: Hardware) -> Fabric:
+def _fabric(hardware: Hardware) -> "Fabric":
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies.ddp import DDPStrategy
+
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # else every process greets
     several = hardware.devices > 1 or hardware.strategy == "ddp"
     try:
         fabric = Fabric(
@@ -163,7 +165,7 @@ def _fabric(hardware: Hardware) -> Fabric:
     return fabric
 
 
-def _require_even_shares(fabric: Fabric, samples: int, plan: Plan) -> None:
+def _require_even_shares(fabric: "Fabric", samples: int, plan: Plan) -> None:
     size = min(plan.batch_size, samples)
     if size % fabric.world_size:
         raise ValueError(
@@ -183,7 +185,7 @@ def _diverged(step: int) -> CDEQError:
 class _Loop:
     """What the parts of one run share."""
 
-    fabric: Fabric
+    fabric: "Fabric"
     objective: Objective
     module: torch.nn.Module
     """The objective as the engine wrapped it."""
@@ -276,6 +278,9 @@ class _Loop:
         if self.fabric.is_global_zero and at.step < self.plan.steps:
             if (older := folder / "logs" / version).exists():
                 shutil.rmtree(older)
+            from lightning.fabric.loggers.csv_logs import CSVLogger
+            from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+
             kinds = (CSVLogger, TensorBoardLogger)
             loggers.extend(kind(folder, name="logs", version=version) for kind in kinds)
 

@@ -33,3 +33,9 @@ def on_main(work: Callable[[], object]) -> None:
         raise failure
     if not succeeded[0]:
         raise SystemExit(1)
+
+
+def part() -> None:
+    """Take leave of the other processes; without it the last one ends with a complaint."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -125,13 +125,20 @@ class ContractionDEQ(EquilibriumModel):
         """The images themselves: what f makes of them is its own (see `ContractionCell`).
 
         Raises:
-            ValueError: When the images are not of the size or the number of channels trained for.
+            ValueError: When the images are not of the size or the number of channels trained for,
+                or in another precision or on another device than the weights.
         """
         expected = (self.spec.image_channels, self.spec.size, self.spec.size)
         if tuple(batch.image.shape[1:]) != expected:
             raise ValueError(
                 f"the model was built for images of shape {expected} (channels, height, width); "
                 f"got {tuple(batch.image.shape[1:])}; resize them first."
+            )
+        here, there = self.head.weight, batch.image
+        if (there.dtype, there.device) != (here.dtype, here.device):
+            raise ValueError(
+                f"the model's weights are {here.dtype} on {here.device}; got images in "
+                f"{there.dtype} on {there.device}; move one to the other first."
             )
         return batch.image
 

@@ -1,7 +1,8 @@
 """Tables quoted in a Markdown file, kept equal to the result files they come from.
 
 A quotation stands between `<!-- table FILE METRIC -->`, or `<!-- ratios FILE -->`, and an
-`<!-- end -->`. `python -m cdeq.report.quoting README.md` renews all of them, and a test refuses stale ones.
+`<!-- end -->`. `python -m cdeq.report.quoting README.md` renews all of them, and a test refuses
+stale ones.
 """
 
 import json

@@ -46,7 +46,7 @@ TeacherObjective.after_step = lambda self: time.sleep(0.15)
 NO_ROOM = """
 import resource
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (46_000, resource.RLIM_INFINITY))
 """
 """The first checkpoint fits; the second, which holds the best weights as well, does not."""
 

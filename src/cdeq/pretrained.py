@@ -78,7 +78,7 @@ def _local(source: str | Path) -> Path:
     if path.exists() or path.is_absolute() or str(source).count("/") != 1:
         return path
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import snapshot_download  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise CDEQError(
             f"{source!r} is no folder here, so it would be a hub repository, which needs "

@@ -28,6 +28,7 @@ from training.toys import (
     taught,
 )
 
+from cdeq import Solution
 from cdeq.errors import CDEQError, StoreError
 from cdeq.training import checkpoint
 from cdeq.training.engine import CHECKPOINT, fit, forget
@@ -346,6 +347,23 @@ def test_mixed_precision_trains(name: str, tmp_path: Path) -> None:
     assert not same(mixed, full)
     kinds = {t.dtype for t in mixed.state_dict().values() if t.is_floating_point()}
     assert kinds == {torch.float32}
+
+
+def test_mixed_precision_narrows_neither_inputs_nor_states(tmp_path: Path) -> None:
+    seen: set[torch.dtype] = set()
+    objective = taught()
+    solve = objective.model.deq.forward
+
+    def spy(x: torch.Tensor, z0: torch.Tensor, **settings: int) -> Solution:
+        solution = solve(x, z0, **settings)
+        assert torch.is_autocast_enabled("cpu")
+        seen.update((x.dtype, z0.dtype, solution.z.dtype, solution.errors.dtype))
+        return solution
+
+    objective.model.deq.forward = spy  # type: ignore[method-assign]
+    hardware = replace(CPU, precision="bf16-mixed")
+    run("teacher", tmp_path, short(2), objective=objective, hardware=hardware)
+    assert seen == {torch.float32}
 
 
 @pytest.mark.parametrize(

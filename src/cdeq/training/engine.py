@@ -100,7 +100,7 @@ def fit(
     _require_even_shares(fabric, len(data), plan)
     trained = [p for p in objective.parameters() if p.requires_grad]
     adam = torch.optim.AdamW(trained, lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    module, optimizer = fabric.setup(objective, adam)
+    module, optimizer = fabric.setup(_Sealed(objective), adam)
     parts = {"objective": objective, "optimizer": adam, "precision": fabric.strategy.precision}
     at = checkpoint.restore(path, parts, identity)
     fabric.barrier()  # nobody writes before everybody has read
@@ -181,6 +181,17 @@ def _diverged(step: int) -> CDEQError:
     )
 
 
+class _Sealed(torch.nn.Module):
+    """The objective, called with a closure: the precision of what it sees the engine narrows."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, inputs: Callable[[], tuple[Batch, Indices, torch.Generator]]) -> Losses:
+        return self.objective(*inputs())
+
+
 @dataclass(frozen=True)
 class _Loop:
     """What the parts of one run share."""
@@ -239,7 +250,8 @@ class _Loop:
         seed = (self.seed * 1_000_003 + step) * 1_009 + fabric.global_rank
         torch.manual_seed(seed)  # dropout and the like, which take no generator
         self.module.train()
-        losses = self.module(batch, indices, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        losses = self.module(lambda: (batch, indices, generator))
         self.optimizer.zero_grad()
         fabric.backward(losses["loss"])
         if plan.clip > 0.0:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from cdeq.cli.main import main
+from cdeq.report import Results
 
 KEYS = [
     "--limit", "40",
@@ -116,3 +117,20 @@ def weights(folder: Path) -> bytes:
 
 
 SIGKILL = -signal.SIGKILL
+
+
+def refused(folder: Path, *words: object) -> str:
+    before = contents(folder)
+    said = cdeq(*words)
+    assert said.code == 1
+    assert contents(folder) == before
+    assert said.err.count("\n") == 1, "one sentence"
+    return said.err
+
+
+def rows_of(folder: Path) -> list:
+    return list(Results.load(folder / "results.json").rows)
+
+
+def key(row: object) -> tuple:
+    return row.model, row.nfe, row.metric, row.split  # type: ignore[attr-defined]

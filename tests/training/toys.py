@@ -197,3 +197,11 @@ def stopped_at(objective: Objective, step: int, stop: Callable[[], None]) -> Obj
 
 def short(steps: int) -> Plan:
     return replace(PLAN, steps=steps)
+
+
+class Killed(BaseException):
+    """As sudden as a signal that nobody can catch."""
+
+
+def die() -> None:
+    raise Killed

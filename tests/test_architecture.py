@@ -21,10 +21,10 @@ MAY_IMPORT = {
     "core": FLOOR,
     "consistency": (*DISK, "core"),
     "trajectories": (*DISK, "core"),
-    "models": (*DISK, "core", "models.base", "models.repeatable"),
+    "models": (*DISK, "core", "models.base", "models.initializer", "models.operator_norm"),
     "report": ("errors", "atomic"),
 }
-ON_TOP = {"recipes": ("recipes/", "cli/"), "cli": ("cli/",)}
+ON_TOP = {"recipes": ("recipes/", "cli/", "__init__.py"), "cli": ("cli/",)}
 
 # Packages of the extras: `CONFINED` ones appear in these places only, all of them are imported
 # inside the function that needs them wherever torch alone has to be enough.

@@ -1,12 +1,13 @@
 """Tables that the README quotes are those of the result files, to the letter."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from cdeq.errors import StoreError
-from cdeq.report import Results, Row, pivot
+from cdeq.report import Results, Row, pivot, summary
 from cdeq.report.quoting import renew
 
 ROOT = Path(__file__).parent.parent
@@ -15,7 +16,8 @@ README = ROOT / "README.md"
 
 def test_the_readme_quotes_its_result_files() -> None:
     text = README.read_text(encoding="utf-8")
-    assert text.count("<!-- table ") + text.count("<!-- ratios ") == text.count("<!-- end -->") > 0
+    openings = re.findall(r"<!-- (?:table|summary|ratios) ", text)
+    assert len(openings) == text.count("<!-- end -->") > 0
     assert renew(text, ROOT) == text
 
 
@@ -23,7 +25,8 @@ def test_every_result_file_is_valid_and_pictured() -> None:
     files = [path for path in (ROOT / "results").glob("*.json") if path.name != "bench.json"]
     assert files
     for path in files:
-        for metric in {row.metric for row in Results.load(path).rows}:
+        rows = Results.load(path).rows
+        for metric in {row.metric for row in rows if row.nfe is not None}:
             assert path.with_name(f"{path.stem}-{metric.replace('_', '-')}.png").is_file()
 
 
@@ -41,6 +44,58 @@ def test_a_quotation_follows_its_file(tmp_path: Path) -> None:
     assert pivot(results, "accuracy", "test").markdown() in fresh
     assert "| x over y | 1.23 |" in fresh and "old" not in fresh
     assert renew(fresh, tmp_path) == fresh
+
+
+def measured() -> Results:
+    rows = [
+        Row(model, nfe, metric, "test", 0.5 + 0.01 * len(model), None, (0,))
+        for model in ("teacher", "picard", "student-best")
+        for nfe, metric in ((1, "accuracy"), (2, "accuracy"), (None, "certified"))
+    ]
+    evaluations = Row("student-best", None, "evaluations", "test", 6.5, None, (0,))
+    return Results("task", "recipe", (*rows, evaluations), {}, {}, "command")
+
+
+def body(words: str, folder: Path) -> str:
+    quoted = renew(f"before\n<!-- {words} -->\nold\n<!-- end -->\nafter", folder)
+    before, opening, *lines, end, after = quoted.splitlines()
+    assert (before, opening, end, after) == (
+        "before", f"<!-- {words} -->", "<!-- end -->", "after",
+    )  # fmt: skip
+    return "\n".join(lines)
+
+
+def test_every_kind_of_table_is_quoted_to_the_letter(tmp_path: Path) -> None:
+    results = measured()
+    results.save(tmp_path / "a.json")
+    whole, chosen = pivot(results, "accuracy", "test"), ["teacher", "student-best"]
+    some = pivot(results, "accuracy", "test", models=chosen)
+    assert body("table a.json accuracy", tmp_path) == whole.markdown()
+    assert body("table a.json accuracy teacher,student-best", tmp_path) == some.markdown()
+    for metrics in (["certified"], ["evaluations", "certified"]):
+        expected = summary(results, metrics, "test").markdown()
+        assert body(f"summary a.json {' '.join(metrics)}", tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("table a.json", "a quotation must read"),
+        ("table a.json accuracy picard teacher", "a quotation must read"),
+        ("summary a.json", "a quotation must read"),
+        ("ratios a.json accuracy", "a quotation must read"),
+        ("table a.json accuracy picard,nobody", "got 'nobody'"),
+        ("table a.json evaluations picard", r"measured here \(student-best\); got 'picard'"),
+        ("table a.json beauty", "direction is known"),
+        ("summary a.json certified accuracy", "has none, see `pivot`"),
+    ],
+)
+def test_a_quotation_that_cannot_be_made_is_refused(
+    tmp_path: Path, words: str, reason: str
+) -> None:
+    measured().save(tmp_path / "a.json")
+    with pytest.raises(ValueError, match=reason):
+        body(words, tmp_path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,13 @@
 """Few-step inference for deep equilibrium models."""
 
+from typing import TYPE_CHECKING, Any
+
+from cdeq.consistency.anchored import AnchoredDEQ as AnchoredDEQ
+from cdeq.consistency.certified import Certificate as Certificate
+from cdeq.consistency.certified import certify as certify
+from cdeq.consistency.increments import Full as Full
+from cdeq.consistency.increments import LowRank as LowRank
+from cdeq.consistency.increments import Shared as Shared
 from cdeq.consistency.loss import DistillationLoss as DistillationLoss
 from cdeq.consistency.loss import Losses as Losses
 from cdeq.consistency.pairs import EndpointAugmentation as EndpointAugmentation
@@ -47,3 +55,15 @@ from cdeq.errors import CDEQError as CDEQError
 from cdeq.errors import SolveError as SolveError
 from cdeq.errors import StoreError as StoreError
 from cdeq.models.base import EquilibriumModel as EquilibriumModel
+from cdeq.models.function import FunctionModel as FunctionModel
+
+if TYPE_CHECKING:
+    from cdeq.recipes.distilling import distill as distill
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module may hold anything
+    if name != "distill":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from cdeq.recipes.distilling import distill  # needs the extra `train`, which few others do
+
+    return distill

@@ -5,7 +5,17 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Literal,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 """What JSON can say."""
@@ -46,8 +56,12 @@ def to_plain(value: Any) -> Plain:  # noqa: ANN401 - the point is to take any se
     )
 
 
-def from_plain(kind: type[T], data: Plain) -> T:
-    """The inverse of `to_plain` for a value of the given type.
+@overload
+def from_plain(kind: type[T], data: Plain) -> T: ...
+@overload
+def from_plain(kind: UnionType, data: Plain) -> Any: ...  # noqa: ANN401 - one of several
+def from_plain(kind: type[T] | UnionType, data: Plain) -> Any:
+    """The inverse of `to_plain` for a value of the given type, or of one of several.
 
     Raises:
         ValueError: When the data does not describe such a value; says where.
@@ -57,7 +71,7 @@ def from_plain(kind: type[T], data: Plain) -> T:
         >>> from_plain(Picard, {"type": "Picard", "damping": 0.5})
         Picard(damping=0.5)
     """
-    return _build(kind, data, kind.__name__)
+    return _build(kind, data, getattr(kind, "__name__", str(kind)))
 
 
 def _build(hint: Any, data: Any, where: str) -> Any:  # noqa: ANN401 - driven by type hints

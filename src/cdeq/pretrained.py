@@ -18,24 +18,27 @@ from cdeq.plain import Plain
 WEIGHTS, CONFIG, FORMAT = "model.safetensors", "config.json", 1
 
 
-def save_folder(folder: str | Path, module: nn.Module, config: Mapping[str, Plain]) -> None:
-    """Write a module's state and its settings.
+def save_folder(
+    folder: str | Path, source: nn.Module | Mapping[str, Tensor], config: Mapping[str, Plain]
+) -> None:
+    """Write weights and settings.
 
     The settings are written last and carry the digest of the weights, so a folder that was only
     half replaced is recognised.
 
     Arguments:
         folder: Made when missing; an older model in it is replaced.
-        module: Its `state_dict` is what is kept.
+        source: A module, whose `state_dict` is kept, or tensors by name.
         config: What `load_folder` gives back.
 
     Raises:
         StoreError: When the files cannot be written.
     """
     folder = Path(folder)
+    named = source.state_dict() if isinstance(source, nn.Module) else source
     state = {  # copies, since the format keeps no tensors that share memory, as tied weights do
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in module.state_dict().items()
+        for name, tensor in named.items()
     }
     weights = save(state)
     digest = hashlib.sha256(weights).hexdigest()

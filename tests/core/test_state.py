@@ -51,6 +51,33 @@ def test_a_row_holds_its_sample_alone() -> None:
         assert torch.equal(rows[i], torch.cat([part[i].flatten() for part in state]))
 
 
+@pytest.mark.parametrize("samples", (0, 1, 7))
+@pytest.mark.parametrize("state", BATCHED.values(), ids=list(BATCHED))
+def test_a_narrowed_layout_is_that_of_as_many_samples(state: State, samples: int) -> None:
+    other = like(state, tuple(torch.ones(samples, *part.shape[1:]) for part in tensors(state)))
+    narrowed = Layout.of(state).narrowed(samples)
+    assert narrowed == Layout.of(other)
+    assert narrowed.samples == samples
+    assert torch.equal(narrowed.pack(other), torch.ones(samples, narrowed.pack(other).shape[1]))
+    assert narrowed.narrowed(Layout.of(state).samples) == Layout.of(state)
+
+
+@pytest.mark.parametrize("rows", ([2], [0, 2], [1, 1]), ids=str)
+def test_the_rows_of_some_samples_are_their_states(rows: list[int]) -> None:
+    for state in (BATCHED[name] for name in ("vector", "scalars", "image", "pair", "one")):
+        layout = Layout.of(state)
+        few = layout.narrowed(len(rows)).unpack(layout.pack(state)[rows])
+        assert type(few) is type(state)
+        pairs = zip(tensors(few), tensors(state), strict=True)
+        assert all(torch.equal(part, whole[rows]) for part, whole in pairs)
+
+
+@pytest.mark.parametrize("state", SINGLE.values(), ids=list(SINGLE))
+def test_a_state_of_one_sample_cannot_be_narrowed(state: State) -> None:
+    layout = Layout.of(state, batched=False)
+    assert layout.narrowed(0) is layout.narrowed(1) is layout
+
+
 def test_packing_one_contiguous_tensor_copies_nothing() -> None:
     state = torch.randn(3, 2, 4)
     layout = Layout.of(state)

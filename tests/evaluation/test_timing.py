@@ -49,6 +49,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(timing, "solver_ratios", some("a", "b"))
     monkeypatch.setattr(timing, "student_ratios", some("c"))
+    monkeypatch.setattr(timing, "untied_ratios", some("d"))
 
 
 def test_the_file_holds_every_ratio_and_how_it_came_about(
@@ -58,8 +59,8 @@ def test_the_file_holds_every_ratio_and_how_it_came_about(
     said: list[str] = []
     bench(tmp_path / "deep" / "bench.json", rounds=2, say=said.append)
     held = json.loads((tmp_path / "deep" / "bench.json").read_text())
-    assert held["ratios"] == {"a": 0.6667, "b": 0.6667, "c": 0.6667}
-    assert held["meaning"] == {name: f"about {name}" for name in "abc"}
+    assert held["ratios"] == {"a": 0.6667, "b": 0.6667, "c": 0.6667, "d": 0.6667}
+    assert held["meaning"] == {name: f"about {name}" for name in "abcd"}
     assert held["rounds"] == 2
     assert held["command"].endswith("bench.json --rounds 2")
     assert all(any(line.startswith(name) for line in said) for name in "abc")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cdeq.models.vision.operator_norm import conv_norm_bound
+from cdeq.models.operator_norm import conv_norm_bound
 
 each_shape = pytest.mark.parametrize(
     "shape", [(1, 1, 3, 3), (3, 3, 3, 3), (2, 5, 3, 3), (5, 2, 3, 3), (3, 3, 1, 1), (2, 2, 5, 5)]

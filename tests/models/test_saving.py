@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cdeq import Anderson, Boundary, ConsistencyDEQ, ExponentialSchedule, MLPReadout, refine
+from cdeq import (
+    Anderson,
+    Boundary,
+    ConsistencyDEQ,
+    ExponentialSchedule,
+    MLPReadout,
+    UntiedDEQ,
+    refine,
+)
 from cdeq.core.readout import LinearReadout
 from cdeq.errors import StoreError
 from cdeq.models.vision.batch import ImageBatch
@@ -83,7 +91,7 @@ SETTINGS = {
 def test_a_student_comes_back(name: str, readout: nn.Module | None, tmp_path: Path) -> None:
     student = moved(ConsistencyDEQ.from_teacher(teacher(), readout=readout, **SETTINGS[name]))
     student.save_pretrained(tmp_path)
-    read = ConsistencyDEQ.from_pretrained(tmp_path, teacher(seed=9))
+    read = ConsistencyDEQ.from_pretrained(tmp_path, teacher())
     for setting in ("boundary", "mixing", "accelerate", "detach_weights", "batched"):
         assert getattr(read, setting) == getattr(student, setting)
     assert type(read.readout) is (LinearReadout if readout is None else MLPReadout)
@@ -91,11 +99,14 @@ def test_a_student_comes_back(name: str, readout: nn.Module | None, tmp_path: Pa
     assert not torch.equal(path(read, teacher()), path(moved(student), teacher()))
 
 
-def test_a_student_of_another_cell_is_refused(tmp_path: Path) -> None:
-    ConsistencyDEQ.from_teacher(teacher()).save_pretrained(tmp_path)
-    wider = teacher(spec=replace(SPEC, channels=6))
-    with pytest.raises(StoreError, match="does not fit this teacher's cell and readout"):
-        ConsistencyDEQ.from_pretrained(tmp_path, wider)
+@pytest.mark.parametrize("kind", [ConsistencyDEQ, UntiedDEQ])
+@pytest.mark.parametrize(
+    "other", [teacher(seed=9), teacher(spec=replace(SPEC, channels=6))], ids=["weights", "width"]
+)
+def test_a_student_of_another_teacher_is_refused(kind, other, tmp_path: Path) -> None:
+    kind.from_teacher(teacher()).save_pretrained(tmp_path)
+    with pytest.raises(StoreError, match="is the student of another teacher"):
+        kind.from_pretrained(tmp_path, other)
 
 
 def test_another_kind_of_model_is_refused(folder: Path, tmp_path: Path) -> None:

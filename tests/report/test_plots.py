@@ -158,6 +158,13 @@ def test_points_that_cannot_be_shown_are_told(metric: str, label: str) -> None:
     assert math.isnan(drawn[1][1][1])
 
 
+def test_the_legend_lists_students_first() -> None:
+    (legend,) = draw(sweep(), "accuracy", "test").legends
+    names = [text.get_text() for text in legend.get_texts()]
+    rest = ["picard", "anderson", "few-step", "teacher, converged: 0.967"]
+    assert names == ["student-paper", "student-best", *rest]
+
+
 def test_every_model_has_its_own_look_and_keeps_it() -> None:
     looks = styles([*MODELS, "gcn", "gat", "alexnet"])
     assert len({(look.colour, look.marker) for look in looks.values()}) == len(looks)

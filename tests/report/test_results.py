@@ -4,7 +4,6 @@ import json
 import math
 import os
 import random
-import statistics
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
@@ -254,83 +253,6 @@ def test_selecting_twice_is_selecting_both() -> None:
     both = results.select(model="anderson", metric="accuracy", split="test")
     assert both == results.select(split="test").select(metric="accuracy").select(model="anderson")
     assert [row.nfe for row in both.rows] == [*NFE, None]
-
-
-def test_merge_gives_mean_and_sample_deviation() -> None:
-    runs = [run(seed) for seed in (3, 1, 2)]
-    merged = merge(runs)
-    for place, row in enumerate(merged.rows):
-        values = [result.rows[place].value for result in runs]
-        assert row.key == runs[0].rows[place].key
-        assert row.value == pytest.approx(sum(values) / 3, rel=1e-15)
-        assert row.spread == pytest.approx(statistics.stdev(values), rel=1e-12)
-        assert row.seeds == (1, 2, 3)
-    assert merged.costs["parameters"] == 1234
-    assert merged.costs["train_seconds"] == statistics.mean(r.costs["train_seconds"] for r in runs)
-    assert merged.command == "run 3 && run 1 && run 2"
-
-
-def test_merge_does_not_depend_on_the_order_of_runs_or_rows() -> None:
-    runs = [run(seed) for seed in range(4)]
-    shuffled = [replace(result, rows=result.rows[::-1]) for result in runs[::-1]]
-    assert merge(shuffled).rows[::-1] == merge(runs).rows
-
-
-def test_merging_one_result_changes_nothing() -> None:
-    assert merge([run(0)]) == run(0)
-
-
-@pytest.mark.parametrize("size", [1e-200, 1.0, 1e200])
-def test_the_spread_scales_with_the_values(size: float) -> None:
-    rows = [Row("m", 1, "x", "test", size * k, None, (k,)) for k in (1, 2, 3)]
-    merged = merge([replace(run(0), rows=(row,)) for row in rows])
-    assert merged.rows[0].spread == pytest.approx(size, rel=1e-12)
-
-
-@pytest.mark.parametrize("values", [(math.inf, 1.0), (math.nan, 1.0), (math.inf, -math.inf)])
-def test_a_diverged_seed_is_not_averaged_away(tmp_path: Path, values: tuple[float, ...]) -> None:
-    rows = [Row("m", 1, "x", "test", value, None, (k,)) for k, value in enumerate(values)]
-    merged = merge([replace(run(0), rows=(row,)) for row in rows])
-    merged.save(tmp_path / "results.json")
-    row = Results.load(tmp_path / "results.json").rows[0]
-    assert repr(row.value) == repr(sum(values))
-    assert math.isnan(row.spread)
-
-
-def test_versions_that_differ_are_both_kept() -> None:
-    other = replace(run(1), versions={"torch": "2.6.0", "cdeq": "0.1.0"})
-    assert merge([run(0), other]).versions == {
-        "torch": "2.13.0 / 2.6.0",
-        "cdeq": "absent / 0.1.0",
-    }
-
-
-@pytest.mark.parametrize(
-    ("other", "difference"),
-    [
-        (replace(run(1), task="letters"), r"task; .*'digits'.* results\[1\] has 'letters'"),
-        (replace(run(1), recipe="tiny"), r"recipe; .*'digits'.* results\[1\] has 'tiny'"),
-        (
-            replace(run(1), rows=run(1).rows[1:]),
-            r"anderson, nfe 1, accuracy, validation\) is in results\[0\] and not in results\[1\]",
-        ),
-        (
-            run(1, ("anderson", "student-paper", "broyden")),
-            r"broyden, nfe 1, accuracy, validation\) is in results\[1\] and not in results\[0\]",
-        ),
-        (replace(run(1), costs={"parameters": 1234}), "cost.* train_seconds is in results.0."),
-        (run(0), r"different seeds; .* has seeds \(0, 0\)"),
-        (merge([run(1), run(2)]), r"one seed each; .* results\[1\] has seeds \(1, 2\)"),
-    ],
-)
-def test_results_that_do_not_line_up_are_refused(other: Results, difference: str) -> None:
-    with pytest.raises(ValueError, match=difference):
-        merge([run(0), other])
-
-
-def test_merging_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        merge([])
 
 
 def test_models_are_listed_in_their_order_and_others_after() -> None:

@@ -85,6 +85,15 @@ def test_budgets_ascend_and_models_keep_their_order() -> None:
         ("relative_residual_p95", 2e-6, None, "2.0e-06"),
         ("relative_residual", math.inf, math.nan, "inf"),
         ("accuracy", math.nan, None, "nan"),
+        ("psnr", 31.415, 0.049, "31.41 ± 0.05"),
+        ("certified", 0.99949, None, "0.999"),
+        ("agreement", 1.0, 0.0, "1.000 ± 0.000"),
+        ("evaluations", 6.125, None, "6.12"),
+        ("evaluations_p95", 31.0, None, "31.00"),
+        ("parameters", 1234567.0, None, "1,234,567"),
+        ("parameters", 999.0, 1000.0, "999 ± 1,000"),
+        ("seconds", 70.04, None, "70.0"),
+        ("relative_error", 2e-6, math.nan, "2.0e-06 ± nan"),
     ],
 )
 def test_digits(metric: str, value: float, spread: float | None, cell: str) -> None:
@@ -95,10 +104,14 @@ def test_digits(metric: str, value: float, spread: float | None, cell: str) -> N
 
 @pytest.mark.parametrize(
     ("metric", "best"),
-    [("accuracy", "b"), ("perplexity", "a"), ("relative_error", "a"), ("relative_residual", "a")],
-)
+    [
+        ("accuracy", "b"), ("perplexity", "a"), ("relative_error", "a"),
+        ("relative_residual", "a"), ("psnr", "b"), ("certified", "b"), ("agreement", "b"),
+        ("evaluations", "a"), ("parameters", "a"), ("seconds", "a"),
+    ],
+)  # fmt: skip
 def test_the_better_direction_belongs_to_the_metric(metric: str, best: str) -> None:
-    source = results(row("a", 1, 0.2, metric), row("b", 1, 0.8, metric))
+    source = results(row("a", 1, 2e3, metric), row("b", 1, 8e3, metric))
     assert marked(pivot(source, metric, "test")) == {(best, "1")}
 
 
@@ -167,6 +180,24 @@ def test_other_splits_and_metrics_stay_out() -> None:
     assert pivot(source, "accuracy", "test") == pivot(alone, "accuracy", "test")
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_chosen_models_are_the_table_of_a_file_with_no_other(seed: int) -> None:
+    source = sweep(seed)
+    for chosen in (["anderson", "teacher"], ["zeta"], ["zeta", "student-best", "zeta"]):
+        alone = results(*(r for r in source.rows if r.model in chosen))
+        expected = pivot(alone, "accuracy", "test")
+        assert pivot(source, "accuracy", "test", models=chosen) == expected
+    assert pivot(source, "accuracy", "test", models=pivot(source, "accuracy", "test").names) == (
+        pivot(source, "accuracy", "test")
+    )
+
+
+def test_a_model_that_was_not_measured_is_refused() -> None:
+    source = results(row("a", 1, 0.5), row("b", 1, 0.5, "perplexity"))
+    with pytest.raises(ValueError, match=r"measured here \(a\); got 'b'"):
+        pivot(source, "accuracy", "test", models=["a", "b"])
+
+
 def test_what_was_not_measured_is_refused_with_what_was() -> None:
     with pytest.raises(ValueError, match="'accuracy' on 'train'; there is accuracy on test"):
         pivot(results(row("a", 1, 0.5)), "accuracy", "train")
@@ -174,7 +205,7 @@ def test_what_was_not_measured_is_refused_with_what_was() -> None:
         pivot(results(), "accuracy", "test")
 
 
-@pytest.mark.parametrize("name", ["acuracy", "accuracytop5", "", "seconds"])
+@pytest.mark.parametrize("name", ["acuracy", "accuracytop5", "", "train_seconds"])
 def test_a_metric_without_direction_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"direction is known .* got '{name}'"):
         find_metric(name)

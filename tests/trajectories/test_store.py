@@ -30,6 +30,7 @@ from cdeq import Anderson, Picard
 from cdeq.core.state import like, tensors
 from cdeq.errors import StoreError
 from cdeq.trajectories import TrajectoryStore, write_cache
+from cdeq.trajectories.source import ends
 from cdeq.typing import State
 
 SHARDS = [f"shard-{rows[0]:09d}.safetensors" for rows in SHARD_ROWS]
@@ -60,6 +61,38 @@ def test_cached_is_online(tmp_path: Path, make: Callable[[], Toy], solver: Ander
     for rows in ORDERS:
         for cached, recomputed in zip(store(rows), source(rows), strict=True):
             torch.testing.assert_close(cached, recomputed)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("make", [single, pair])
+def test_an_end_is_the_last_state_of_the_trajectory(
+    tmp_path: Path, make: Callable[[], Toy], dtype: str
+) -> None:
+    """Whichever way it is asked for, whether or not the source can read it alone."""
+    source, manifest = online(make()), manifest_of(make(), dtype=dtype)
+    write_cache(tmp_path, manifest, source, shard_samples=SHARD)
+    store = TrajectoryStore(tmp_path)
+    for rows in (*ORDERS, [6, 6], list(range(SAMPLES)), torch.tensor([5, 0])):
+        *_, last = store(rows)
+        for end in (store.ends(rows), ends(store, rows), ends(lambda r: store(r), rows)):
+            assert same([end], [last])
+        assert all(part.is_contiguous() for part in tensors(store.ends(rows)))
+    rows = SHARD_ROWS[1]
+    assert same([ends(source, rows)], [source(rows)[-1]])
+
+
+def test_the_end_of_a_graph_is_its_last_state(tmp_path: Path) -> None:
+    source, manifest = online(graph()), manifest_of(graph())
+    write_cache(tmp_path, manifest, source, shard_samples=1, batched=False)
+    store = TrajectoryStore(tmp_path)
+    assert same([store.ends([0])], [source([0])[-1]])
+    assert same([store.ends([0])], store([0])[-1:])
+
+
+@pytest.mark.parametrize("rows", [[], [0.5], [[1]], [-1], [SAMPLES], [0, 99]])
+def test_ends_of_what_is_no_list_of_its_samples_are_refused(cache: Path, rows: list[int]) -> None:
+    with pytest.raises(ValueError, match="samples are"):
+        TrajectoryStore(cache).ends(rows)
 
 
 @SOLVERS

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cdeq.cli.commands import COMMANDS, start
 from cdeq.cli.keys import key_lines
-from cdeq.cli.scoring import report, show
+from cdeq.cli.scoring import compare, report, show
 from cdeq.cli.stages import Run
 from cdeq.errors import CDEQError
 from cdeq.evaluation.timing import bench
@@ -24,6 +24,7 @@ from cdeq.training.stopping import Interrupted
 
 OTHER_COMMANDS = {
     "bench": "Measure the cost of solvers and student steps, as ratios.",
+    "compare": "Draw chosen models of several result files, a row of axes a task.",
     "report": "Merge runs that differ in their seed; write table and pictures.",
     "recipes": "List the recipes.",
 }
@@ -52,6 +53,21 @@ class ReportOptions:
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
+    output: Path
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What to draw.
+
+    Arguments:
+        results: Result files, one a task.
+        models: The models to compare; solvers and teacher are drawn as references.
+        output: The picture, .png or .svg.
+    """
+
+    results: tyro.conf.Positional[tuple[Path, ...]]
+    models: tuple[str, ...]
     output: Path
 
 
@@ -97,6 +113,9 @@ def _dispatch(given: list[str], console: Console) -> None:
     elif command == "report":
         chosen = tyro.cli(ReportOptions, prog="cdeq report", args=given[1:])
         show(report(chosen.runs, chosen.output, console), console)
+    elif command == "compare":
+        wanted = tyro.cli(CompareOptions, prog="cdeq compare", args=given[1:])
+        compare(wanted.results, wanted.models, wanted.output, console)
     elif command in COMMANDS:
         start(command, _run(command, given[1:], console))
     else:

@@ -1,33 +1,26 @@
 """The last stages of a run: evaluate, and report as tables and pictures."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 
 from cdeq.atomic import write_atomic
+from cdeq.cli.measuring import measure
 from cdeq.cli.run_folder import DONE, versions
 from cdeq.cli.stages import Run, few_step_stage, student_stage
-from cdeq.consistency.refine import Student
 from cdeq.consistency.student import ConsistencyDEQ
 from cdeq.consistency.untied import UntiedDEQ
-from cdeq.core.solvers import Anderson, Broyden, Picard
+from cdeq.data.indexed import IndexedData
 from cdeq.digest import digest_of
 from cdeq.errors import CDEQError
-from cdeq.evaluation.sweep import Measurement, Method, distilled, score_few_step, sweep, truncated
 from cdeq.models.base import EquilibriumModel
-from cdeq.report import Results, Row, curve, merge, pivot
+from cdeq.recipes.base import Splits
+from cdeq.report import Results, Row, Table, curve, merge, panels, pivot, summary
 
 RESULTS = "results.json"
-
-SOLVERS: Mapping[str, Method] = {
-    "picard": truncated(Picard()),
-    "anderson": truncated(Anderson()),
-    "broyden": truncated(Broyden()),
-}
 
 
 def evaluate(run: Run) -> Results:
@@ -43,7 +36,7 @@ def evaluate(run: Run) -> Results:
         "evaluation",
         evaluation=recipe.evaluation,
         inference=recipe.student.inference,
-        data=recipe.data_digest(run.data.test),
+        data={name: recipe.data_digest(part) for name, part in _parts(run, *Splits._fields[1:])},
     )
     named = {"teacher": teacher, **students, **{str(n): model for n, model in baselines.items()}}
     done = {"models": {name: digest_of(model) for name, model in named.items()}}
@@ -51,13 +44,15 @@ def evaluate(run: Run) -> Results:
         run.console.print(f"Evaluation: already done, see {path}.")
         return Results.load(path)
     run.begin(stage)
-    measured = _sweep(run, teacher, students)
-    for steps, model in baselines.items():
-        measured.append(score_few_step(model, steps, run.data.test, recipe.metric))
+    rows = [
+        Row(model, nfe, metric, name, value, None, (recipe.seed,))
+        for name, part in _parts(run, *recipe.evaluation.splits)
+        for model, nfe, metric, value in measure(run, teacher, students, baselines, part)
+    ]
     results = Results(
         task=recipe.task,
         recipe=run.name,
-        rows=tuple(_row(measurement, recipe.seed) for measurement in measured),
+        rows=tuple(rows),
         costs=_costs(run, teacher_parameters=sum(p.numel() for p in teacher.parameters())),
         versions=versions(),
         command=run.command,
@@ -65,6 +60,11 @@ def evaluate(run: Run) -> Results:
     results.save(path)
     stage.finish(done)
     return results
+
+
+def _parts(run: Run, *names: str) -> Iterator[tuple[str, IndexedData]]:
+    """Parts of the data by name."""
+    return ((name, getattr(run.data, name)) for name in names)
 
 
 def _students(run: Run, teacher: EquilibriumModel) -> dict[str, ConsistencyDEQ | UntiedDEQ]:
@@ -84,27 +84,6 @@ def _baselines(run: Run) -> dict[int, EquilibriumModel]:
     steps = sorted(int(name.rsplit("-", 1)[1]) for name in names)
     folders = {n: stage.folder for n in steps if (stage := few_step_stage(run, n)).outcome()}
     return {n: run.recipe.read_model(str(folder)) for n, folder in folders.items()}
-
-
-def _sweep(
-    run: Run, teacher: EquilibriumModel, students: Mapping[str, Student]
-) -> list[Measurement]:
-    settings, test = run.recipe.evaluation, run.data.test
-    times = run.recipe.student.inference
-    methods = {**SOLVERS, **{name: distilled(g, times) for name, g in students.items()}}
-    rounds = len(methods) * -(-len(test) // settings.batch_size)
-    with Progress(console=run.console) as progress:
-        bar = progress.add_task("evaluating on test    ", total=rounds)
-        return sweep(
-            teacher,
-            methods,
-            test,
-            run.recipe.metric,
-            settings.budgets,
-            reference_steps=settings.reference_steps,
-            batch_size=settings.batch_size,
-            advance=lambda: progress.advance(bar),
-        )
 
 
 def report(folders: Sequence[Path], output: Path, console: Console) -> Results:
@@ -130,44 +109,55 @@ def report(folders: Sequence[Path], output: Path, console: Console) -> Results:
     loaded = [Results.load(path) for path in paths]
     results = loaded[0] if len(loaded) == 1 else merge(loaded)
     results.save(output.with_name(f"{output.name}.json"))
-    metrics = _metrics(results)
-    tables = "\n\n".join(
-        _heading(m, results) + pivot(results, m, "test").markdown() for m in metrics
-    )
-    write_atomic(output.with_name(f"{output.name}.md"), f"{tables}\n".encode())
-    for metric in metrics:
+    tables = (f"### {title}\n\n{table.markdown()}" for title, table in _tables(results))
+    write_atomic(output.with_name(f"{output.name}.md"), "\n\n".join(tables).encode() + b"\n")
+    for metric in _metrics(results):
         path = output.with_name(f"{output.name}-{metric.replace('_', '-')}.png")
         curve(results, metric, "test", path)
         console.print(f"picture: {path}", highlight=False, soft_wrap=True)
     return results
 
 
+def compare(paths: Sequence[Path], models: Sequence[str], output: Path, console: Console) -> None:
+    """Draw chosen models of several tasks: the task's metric and the relative error.
+
+    Raises:
+        ValueError: When a model was measured nowhere, or the picture is neither .png nor .svg.
+        StoreError: When a result file is missing or damaged.
+    """
+    loaded = [Results.load(path) for path in paths]
+    own = [_metrics(results)[0] for results in loaded]
+    panels(loaded, own, "test", output, models=models)
+    console.print(f"picture: {output}", highlight=False, soft_wrap=True)
+
+
 def show(results: Results, console: Console) -> None:
-    """Print one table a metric."""
-    for metric in _metrics(results):
-        console.print(f"\n{_title(metric, results)}")
-        console.print(
-            escape(pivot(results, metric, "test").text()), highlight=False, soft_wrap=True
-        )
+    """Print one table a metric, and one of all that has no budget."""
+    for title, table in _tables(results):
+        console.print(f"\n{title}")
+        console.print(escape(table.text()), highlight=False, soft_wrap=True)
 
 
-def _metrics(results: Results) -> list[str]:
-    return list(dict.fromkeys(row.metric for row in results.rows))
+def _tables(results: Results) -> Iterator[tuple[str, Table]]:
+    for split in dict.fromkeys(row.split for row in results.rows):
+        for metric in _metrics(results):
+            title = f"{metric} on {split}, by evaluations of f{_spread(results)}"
+            yield title, pivot(results, metric, split)
+        if singles := _metrics(results, budgeted=False):
+            title = f"costs and certified answers on {split}{_spread(results)}"
+            yield title, summary(results, singles, split)
 
 
-def _title(metric: str, results: Results) -> str:
+def _metrics(results: Results, *, budgeted: bool = True) -> list[str]:
+    """The metrics that were measured at budgets, or those that were not."""
+    all_of_them = dict.fromkeys(row.metric for row in results.rows)
+    at_budgets = {row.metric for row in results.rows if row.nfe is not None}
+    return [metric for metric in all_of_them if (metric in at_budgets) == budgeted]
+
+
+def _spread(results: Results) -> str:
     seeds = len(results.rows[0].seeds)
-    spread = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
-    return f"{metric} on test, by evaluations of f{spread}"
-
-
-def _heading(metric: str, results: Results) -> str:
-    return f"### {_title(metric, results)}\n\n"
-
-
-def _row(measurement: Measurement, seed: int) -> Row:
-    model, nfe, metric, value = measurement
-    return Row(model, nfe, metric, "test", value, None, (seed,))
+    return f", median ± standard deviation over {seeds} seeds" if seeds > 1 else ""
 
 
 def _costs(run: Run, teacher_parameters: int) -> dict[str, float]:

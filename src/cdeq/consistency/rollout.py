@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from cdeq.consistency.refine import Student
 from cdeq.core.state import Layout, detach
-from cdeq.typing import Context, State
+from cdeq.typing import Context, PerSample, State
+
+Judge: TypeAlias = Callable[[State], PerSample]
+"""How far the task head's answer at a state is from its answer at z*, a sample."""
 
 
 class RolloutLosses(NamedTuple):
@@ -20,7 +22,7 @@ class RolloutLosses(NamedTuple):
     latent: Tensor
     """The squared distance to z*, relative to ‖z*‖²."""
     head: Tensor
-    """KL from the teacher's answer at z* to its head's answer at the student's state."""
+    """The divergence of the head's answer from its answer at z*; 0 where nobody judges."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +30,12 @@ class RolloutLoss:
     r"""The loss along a run of the student's own, from z_0.
 
     .. math:: L = \frac1J \sum_{j=1}^{J} \Big( \frac{\|z_j - z^*\|^2}{\|z^*\|^2}
-        + w \, \mathrm{KL}\big( \text{head}(z^*) \,\|\, \text{head}(z_j) \big) \Big) , \qquad
+        + w \, D\big( \text{head}(z_j) , \text{head}(z^*) \big) \Big) , \qquad
         z_j = g(z_{j-1}, t_{j-1}, x)
 
-    Trained on the teacher's states alone, a student stands after its first jump on states that it
-    has never seen. No labels are needed.
+    with D the task's own divergence: Kullback-Leibler for logits. Trained on the teacher's states
+    alone, a student stands after its first jump on states that it has never seen. No labels are
+    needed. Goes beyond the paper.
 
     Arguments:
         head_weight: w ≥ 0.
@@ -47,7 +50,7 @@ class RolloutLoss:
 
     def __post_init__(self) -> None:
         if not self.head_weight >= 0.0:
-            raise ValueError(f"`head_weight` weighs the KL term, ≥ 0; got {self.head_weight}.")
+            raise ValueError(f"`head_weight` weighs the head's term, ≥ 0; got {self.head_weight}.")
 
     def __call__(
         self,
@@ -56,8 +59,9 @@ class RolloutLoss:
         z0: State,
         endpoint: State,
         times: Iterable[Tensor],
-        head: Callable[[State], Tensor],
+        judge: Judge | None = None,
         *,
+        visit: Callable[[int, State], State] = lambda j, z: z,
         batched: bool = True,
     ) -> RolloutLosses:
         """The losses of one run.
@@ -68,21 +72,23 @@ class RolloutLoss:
             z0: Where the run starts.
             endpoint: z*.
             times: The virtual times of its steps.
-            head: The teacher's task head: logits over the last dimension.
+            judge: D at a state; without it the loss is the latent term alone.
+            visit: What stands in place of z_j as the point the run goes on from, j ≥ 1; a mixture
+                with the teacher's states, say.
             batched: Whether the first dimension counts samples.
         """
         layout = Layout.of(endpoint, batched=batched)
         goal = layout.pack(endpoint)
         size = goal.square().sum(1).clamp_min(torch.finfo(goal.dtype).tiny)
-        with torch.no_grad():
-            answer = head(endpoint).log_softmax(-1)
         step = student.bind(x)
-        z, memory, latent, divergence = z0, None, [], []
-        for t in times:
+        z, memory, latent, head = z0, None, [], []
+        for j, t in enumerate(times):
+            z = visit(j, z) if j else z
             z, memory = step(z, t, memory)
             latent.append(((layout.pack(z) - goal).square().sum(1) / size).mean())
-            logits = head(z).log_softmax(-1)
-            divergence.append(F.kl_div(logits, answer, log_target=True, reduction="batchmean"))
+            if judge is not None and self.head_weight:
+                head.append(judge(z).mean())
             z = detach(z) if self.detach else z
-        mean_latent, mean_head = torch.stack(latent).mean(), torch.stack(divergence).mean()
+        mean_latent = torch.stack(latent).mean()
+        mean_head = torch.stack(head).mean() if head else torch.zeros_like(mean_latent)
         return RolloutLosses(mean_latent + self.head_weight * mean_head, mean_latent, mean_head)

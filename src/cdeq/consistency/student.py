@@ -16,6 +16,7 @@ from cdeq.core.readout import LinearReadout, MLPReadout, Time
 from cdeq.core.solvers.base import require_fraction
 from cdeq.core.solvers.weights import two_point_weight
 from cdeq.core.state import Layout
+from cdeq.digest import digest_of
 from cdeq.errors import StoreError
 from cdeq.plain import from_plain, to_plain
 from cdeq.pretrained import check_kind, load_folder, save_folder
@@ -66,6 +67,8 @@ class ConsistencyDEQ(nn.Module):
         detach_weights: Treat α as constants in the backward pass, which the released code does not
             and the paper does not say.
         batched: Whether the first dimension of a state counts samples, each with its own α.
+        teacher: The digest of its teacher's weights (`teacher_digest`), by which others know whose
+            student it is; None when nobody shall ask.
 
     Raises:
         ValueError: When `mixing` is outside (0, 1].
@@ -81,12 +84,14 @@ class ConsistencyDEQ(nn.Module):
         accelerate: bool = True,
         detach_weights: bool = False,
         batched: bool = True,
+        teacher: str | None = None,
     ) -> None:
         super().__init__()
         require_fraction("mixing", mixing, "the relaxation β of Eq. (4)")
         self.cell, self.readout, self.boundary = cell, readout, boundary
         self.mixing, self.accelerate = mixing, accelerate
         self.detach_weights, self.batched = detach_weights, batched
+        self.teacher = teacher
 
     @classmethod
     def from_teacher(
@@ -120,6 +125,7 @@ class ConsistencyDEQ(nn.Module):
             accelerate=accelerate,
             detach_weights=detach_weights,
             batched=teacher.deq.batched,
+            teacher=teacher_digest(teacher),
         )
 
     def estimate(self, z: State, t: Time, x: Context) -> State:
@@ -170,9 +176,8 @@ class ConsistencyDEQ(nn.Module):
         """Write the student to a folder: weights as safetensors, settings as JSON."""
         settings = {name: getattr(self, name) for name in _SETTINGS}
         readout = type(self.readout).__name__
-        save_folder(
-            folder, self, {"kind": _KIND, "readout": readout, "settings": to_plain(settings)}
-        )
+        config = {"kind": _KIND, "teacher": self.teacher, "readout": readout}
+        save_folder(folder, self, {**config, "settings": to_plain(settings)})
 
     @classmethod
     def from_pretrained(cls, source: str | Path, teacher: Teacher) -> Self:
@@ -180,14 +185,14 @@ class ConsistencyDEQ(nn.Module):
 
         Arguments:
             source: The folder.
-            teacher: Its teacher, or another model of the same architecture: it gives the cell's
-                form.
+            teacher: Its teacher.
 
         Raises:
-            StoreError: When the folder is damaged, or its weights do not fit the teacher's cell.
+            StoreError: When the folder is damaged, or the student has another teacher.
         """
         config, weights = load_folder(source)
         check_kind(config, _KIND, source)
+        require_teacher(config["teacher"], teacher, source)
         settings = dict(config["settings"])
         settings["boundary"] = from_plain(Boundary, settings["boundary"])
         readout = teacher.readout()
@@ -197,14 +202,31 @@ class ConsistencyDEQ(nn.Module):
         try:
             student.load_state_dict(weights)
         except RuntimeError as error:
-            raise StoreError(
-                f"{source} does not fit this teacher's cell and readout: {error}"
-            ) from error
+            raise StoreError(f"{source} does not fit this teacher's readout: {error}") from error
         return student.eval()
 
 
 _KIND = "ConsistencyDEQ"
 _SETTINGS = ("boundary", "mixing", "accelerate", "detach_weights")
+
+
+def teacher_digest(teacher: Teacher) -> str:
+    """The fingerprint by which a student knows its teacher: that of its cell's weights."""
+    return digest_of(teacher.deq.cell)
+
+
+def require_teacher(digest: str, teacher: Teacher, student: object) -> None:
+    """Refuse a teacher whose student this is not.
+
+    Raises:
+        StoreError: Names both.
+    """
+    found = teacher_digest(teacher)
+    if digest != found:
+        raise StoreError(
+            f"{student} is the student of another teacher, whose weights have the digest "
+            f"{digest[:12]}, not {found[:12]}; distil this teacher, or load the student's own."
+        )
 
 
 def placed(readout: nn.Module, cell: nn.Module) -> nn.Module:

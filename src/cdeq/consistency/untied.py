@@ -8,148 +8,237 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from cdeq.consistency.student import Teacher, placed
+from cdeq.consistency.anchored import AnchoredDEQ, solver_step
+from cdeq.consistency.increments import Full, Increments, LowRank, Shared, merge
+from cdeq.consistency.student import Teacher, placed, require_teacher
 from cdeq.core.cell import bind
-from cdeq.core.readout import Time
-from cdeq.core.solvers import Anderson, Solver
-from cdeq.core.state import Layout
+from cdeq.core.solvers import Anderson, Broyden, Picard, Solver
 from cdeq.errors import StoreError
 from cdeq.plain import from_plain, to_plain
 from cdeq.pretrained import check_kind, load_folder, save_folder
-from cdeq.typing import Context, Map, State
+from cdeq.typing import Context, State
 
 
 class UntiedMemory(NamedTuple):
-    """Where a run of `UntiedDEQ` stands."""
+    """Where a run of `UntiedSteps` stands."""
 
     j: int
     """Steps taken."""
-    tail: Any
-    """The solver's memory; None while the learned steps last."""
+    mixing: Any
+    """The memory of the mixing solver; None without one."""
 
 
-class UntiedDEQ(nn.Module):
-    r"""A student whose limit is exactly its teacher's fixed point.
+class UntiedSteps(nn.Module):
+    r"""A student of J steps, each with its own map.
 
-    .. math:: z_{j+1} = W_j \, [\, f_{\theta_j}(z_j, x) \,\|\, \mathbf t \,] \quad (j < J) , \qquad
-        z_{j+1} = \text{solver}(z_j; f_\theta, x) \quad (j \ge J)
+    .. math:: z_{j+1} = W_j \, [\, f_{\theta_j}(z_j, x) \,\|\, \mathbf t \,]
 
-    The first J steps are composed plainly, without mixing, each with its own copy θ_j of the
-    weights and its own readout, started at θ and the identity; an untrained student is therefore
-    the teacher's solver after J Picard steps. From then on it *is* the teacher's solver, with a
-    fresh window, so errors keep shrinking at the solver's rate. One evaluation a step.
-
-    Goes beyond the paper, whose boundary condition turns late steps into the identity.
+    Steps are composed plainly, or mixed by a solver over their window.
 
     Arguments:
-        cells: The maps of the first J steps.
-        readouts: Their readouts, as many.
-        cell: The teacher's map, for the steps after; frozen.
-        tail: The solver of those steps.
+        cells: The maps :math:`f_{\theta_j}`.
+        readouts: Their readouts, as many; or none, for :math:`W_j = [I \,|\, 0]` throughout.
+        mixing: Mixes the steps; None composes them plainly.
         batched: Whether the first dimension of a state counts samples.
 
     Raises:
-        ValueError: When there is not one readout a cell.
+        ValueError: When there are readouts, but not one a cell.
     """
 
     def __init__(
         self,
         cells: Iterable[nn.Module],
-        readouts: Iterable[nn.Module],
-        cell: nn.Module,
+        readouts: Iterable[nn.Module] = (),
         *,
-        tail: Solver[Any] = Anderson(),
+        mixing: Solver[Any] | None = None,
         batched: bool = True,
     ) -> None:
         super().__init__()
         self.cells, self.readouts = nn.ModuleList(cells), nn.ModuleList(readouts)
-        if len(self.cells) != len(self.readouts):
+        self.mixing, self.batched = mixing, batched
+        if len(self.readouts) not in (0, len(self.cells)):
             raise ValueError(
-                "every learned step has a cell and a readout; got "
+                "every learned step has a cell and a readout, or none has a readout; got "
                 f"{len(self.cells)} cells and {len(self.readouts)} readouts."
             )
-        self.cell = cell.requires_grad_(False)
-        self.tail, self.batched = tail, batched
+
+    def bind(
+        self, x: Context
+    ) -> Callable[[State, Tensor, UntiedMemory | None], tuple[State, UntiedMemory]]:
+        """The steps for one context; a cell's constant work is done when its step comes."""
+
+        def step(z: State, t: Tensor, memory: UntiedMemory | None) -> tuple[State, UntiedMemory]:
+            j, mixing = memory or (0, None)
+            f = bind(self.cells[j], x)
+
+            def g(z: State) -> State:
+                return self.readouts[j](f(z), t) if self.readouts else f(z)
+
+            if self.mixing is None:
+                return g(z), UntiedMemory(j + 1, None)
+            z, mixing = solver_step(self.mixing, g, z, mixing, batched=self.batched)
+            return z, UntiedMemory(j + 1, mixing)
+
+        return step
+
+
+class UntiedDEQ(AnchoredDEQ):
+    r"""A student with its own weights for the first J steps, then its teacher's solver.
+
+    .. math:: z_{j+1} = W_j \, [\, f_{\theta + \Delta_j}(z_j, x) \,\|\, \mathbf t \,]
+        \quad (j < J) , \qquad
+        z_{j+1} = \text{solver}(z_j; f_\theta, x) \quad (j \ge J)
+
+    Δ = 0 and W = [I | 0] to begin with: an untrained student is the teacher's solver after J
+    Picard steps, and whatever was learned, its limit is the teacher's fixed point. Goes beyond
+    the paper.
+
+    Arguments:
+        learned: The first steps, as many as it has cells.
+        teacher: Gives the map of the steps after, which is copied and frozen.
+        increments: The form of Δ_1 … Δ_J.
+        tail: The solver of the steps after.
+
+    Example:
+        >>> from cdeq.models.vision.contraction import ContractionDEQ, ContractionSpec
+        >>> teacher = ContractionDEQ(ContractionSpec(channels=4))
+        >>> student = UntiedDEQ.from_teacher(teacher, steps=2)
+        >>> sum(p.numel() for p in student.parameters() if p.requires_grad)
+        408
+    """
+
+    learned: UntiedSteps
+
+    def __init__(
+        self,
+        learned: UntiedSteps,
+        teacher: Teacher,
+        *,
+        increments: Increments = Full(),
+        tail: Solver[Any] = Anderson(),
+    ) -> None:
+        super().__init__(learned, teacher, steps=len(learned.cells), tail=tail)
+        self.increments = increments
 
     @classmethod
     def from_teacher(
-        cls, teacher: Teacher, *, steps: int = 2, tail: Solver[Any] = Anderson()
+        cls,
+        teacher: Teacher,
+        *,
+        steps: int = 2,
+        increments: Increments = Full(),
+        readout: bool = True,
+        mixing: Solver[Any] | None = None,
+        first: nn.Module | None = None,
+        tail: Solver[Any] = Anderson(),
     ) -> Self:
         """A student that starts as `steps` Picard steps and then its teacher's solver.
 
         Arguments:
             teacher: The model to copy; it is left alone.
             steps: How many steps J ≥ 0 have weights of their own.
+            increments: The form of Δ_1 … Δ_J.
+            readout: Whether steps have a readout W_j besides.
+            mixing: Mixes the learned steps; None composes them plainly.
+            first: What stands in place of the first step's cell, called as `first(z, x)`: a
+                learned initializer that looks at x alone, say. It counts as one evaluation.
             tail: The solver of the steps after.
+
+        Raises:
+            ValueError: When J is negative.
         """
+        _require_steps(steps, least=0 if first is None else 1)
         cell = teacher.deq.cell
-        return cls(
-            [deepcopy(cell).requires_grad_(True) for _ in range(steps)],
-            [placed(teacher.readout(), cell) for _ in range(steps)],
-            deepcopy(cell),
-            tail=tail,
+        own = [] if first is None else [first]
+        learned = UntiedSteps(
+            [*own, *increments.copies(cell, steps - len(own))],
+            [placed(teacher.readout(), cell) for _ in range(steps * readout)],
+            mixing=mixing,
             batched=teacher.deq.batched,
         )
+        return cls(learned, teacher, increments=increments, tail=tail)
 
-    def bind(
-        self, x: Context
-    ) -> Callable[[State, Tensor, UntiedMemory | None], tuple[State, UntiedMemory]]:
-        """The student for one context; a cell's constant work is done when its step comes."""
-        solver_map: list[Map] = []
-
-        def step(z: State, t: Tensor, memory: UntiedMemory | None) -> tuple[State, UntiedMemory]:
-            j, tail = (0, None) if memory is None else memory
-            if j < len(self.cells):
-                return self._learned(j, z, t, x), UntiedMemory(j + 1, None)
-            if not solver_map:
-                solver_map.append(bind(self.cell, x))
-            layout = Layout.of(z, batched=self.batched)
-            flat = layout.pack(z)
-            tail = self.tail.init(flat) if tail is None else tail
-            taken = self.tail.step(layout.lift(solver_map[0]), flat, tail)
-            return layout.unpack(taken.z), UntiedMemory(j + 1, taken.state)
-
-        return step
-
-    def forward(
-        self, z: State, t: Time, x: Context, previous: UntiedMemory | None = None
-    ) -> tuple[State, UntiedMemory]:
-        """One step from z, and the memory to pass to the next."""
-        return self.bind(x)(z, t, previous)
-
-    def _learned(self, j: int, z: State, t: Tensor, x: Context) -> State:
-        return self.readouts[j](bind(self.cells[j], x)(z), t)
+    def merged(self) -> Self:
+        """A frozen copy for inference whose weights θ + Δ_j are folded, so that a step costs what
+        an evaluation costs."""
+        student = deepcopy(self).requires_grad_(False).eval()
+        cells = (merge(cell, self.cell) for cell in self.learned.cells)
+        student.learned.cells = nn.ModuleList(cells)
+        student.cell = merge(self.cell, self.cell)
+        return student
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the student to a folder: weights as safetensors, settings as JSON."""
-        settings = {"steps": len(self.cells), "tail": to_plain(self.tail)}
-        save_folder(folder, self, {"kind": type(self).__name__, **settings})
+        """Write the student to a folder: what it learned as safetensors, settings as JSON.
+
+        Raises:
+            StoreError: When its weights are merged: θ + Δ does not tell what Δ was.
+        """
+        trained = [parameter.requires_grad for parameter in self.learned.parameters()]
+        if trained and not any(trained):
+            raise StoreError(
+                "a merged student is for inference, and what it learned is folded into copies of "
+                "its teacher's weights; save the student that was trained."
+            )
+        settings = {
+            "steps": self.steps,
+            "increments": self.increments,
+            "readout": len(self.learned.readouts) > 0,
+            "mixing": self.learned.mixing,
+            "tail": self.tail,
+        }
+        identity = {"kind": type(self).__name__, "teacher": self.teacher}
+        plain = {name: to_plain(value) for name, value in settings.items()}
+        save_folder(folder, _learned(self), identity | plain)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, teacher: Teacher) -> Self:
+    def from_pretrained(
+        cls, source: str | Path, teacher: Teacher, *, first: nn.Module | None = None
+    ) -> Self:
         """Read a student from a folder or a hub repository.
 
         Arguments:
             source: The folder.
             teacher: Its teacher.
+            first: A fresh module of the kind it was built with, if it was built with one.
 
         Raises:
             StoreError: When the folder is damaged, or the student has another teacher.
         """
         config, weights = load_folder(source)
         check_kind(config, cls.__name__, source)
-        tail = from_plain(Anderson, config["tail"])
-        student = cls.from_teacher(teacher, steps=config["steps"], tail=tail)
-        own = {f"cell.{name}": value for name, value in teacher.deq.cell.state_dict().items()}
-        different = [n for n, v in own.items() if n not in weights or not _equal(v, weights[n])]
-        if different:
+        require_teacher(config["teacher"], teacher, source)
+        mixing = config["mixing"]
+        student = cls.from_teacher(
+            teacher,
+            steps=config["steps"],
+            increments=from_plain(Full | LowRank | Shared, config["increments"]),
+            readout=config["readout"],
+            mixing=None if mixing is None else from_plain(_SOLVERS, mixing),
+            first=first,
+            tail=from_plain(_SOLVERS, config["tail"]),
+        )
+        expected = _learned(student)
+        if expected.keys() != weights.keys():
             raise StoreError(
-                f"{source} is the student of another teacher: {', '.join(different)} differ; "
-                "distil this teacher, or load the student's own."
+                f"{source} does not fit this teacher: it holds {sorted(weights)}, wanted "
+                f"{sorted(expected)}."
             )
-        student.load_state_dict(weights)
+        student.load_state_dict(weights, strict=False)
         return student.eval()
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and bool((one.cpu() == other.cpu()).all())
+def _require_steps(steps: int, least: int) -> None:
+    if steps < least:
+        raise ValueError(
+            f"`steps` counts the steps J with weights of their own, here at least {least}; got "
+            f"{steps}."
+        )
+
+
+_SOLVERS = Anderson | Broyden | Picard
+
+
+def _learned(student: nn.Module) -> dict[str, Tensor]:
+    """What the teacher does not tell: trained parameters, each once, and buffers."""
+    trained = {n: p for n, p in student.named_parameters() if p.requires_grad}
+    return trained | {n: b for n, b in student.named_buffers() if not n.startswith("cell.")}

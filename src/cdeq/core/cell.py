@@ -17,6 +17,13 @@ class Cell(nn.Module):
         """The context in the form that `forward` takes; by default x itself."""
         return x
 
+    def fold(self) -> None:
+        """Do what depends on the weights alone for the last time, in place; by default nothing.
+
+        Called on copies for inference, whose weights change no more: a normalised weight, say,
+        takes the place of the one that `prepare` normalises at every solve.
+        """
+
 
 def bind(cell: nn.Module, x: Context) -> Map:
     """The map z ↦ f(z, x), with the cell's constant work done.

@@ -50,13 +50,16 @@ class LinearReadout(nn.Module):
 
     def _project(self, weight: Tensor, value: Tensor, t: Tensor) -> Tensor:
         width = weight.shape[0]
-        shift = t.to(value).unsqueeze(-1) * weight[:, width]
+        matrix, shift = weight[:, :width], t.to(value).unsqueeze(-1) * weight[:, width]
         if self.axis == -1:
-            mixed = nn.functional.linear(value, weight[:, :width])
-        else:
-            mixed = torch.einsum("oi,bi...->bo...", weight[:, :width], value)
-        mixed = mixed.to(value.dtype)  # mixed precision may have narrowed it
-        return mixed + shift.reshape(feature_shape(shift, value.ndim, self.axis))
+            mixed = nn.functional.linear(value, matrix)
+            mixed = mixed + shift.reshape(feature_shape(shift, value.ndim, self.axis))
+        else:  # one product of matrices a sample, many times as fast as einsum's on two cores
+            places = value.flatten(2) if value.ndim > 2 else value.unsqueeze(2)
+            feature_shape(shift, value.ndim, self.axis)
+            shift = shift.reshape(-1, width, 1).to(value)
+            mixed = torch.baddbmm(shift, matrix.expand(len(value), -1, -1), places)
+        return mixed.to(value.dtype).reshape(value.shape)  # mixed precision may have narrowed it
 
 
 class MLPReadout(nn.Module):

@@ -132,6 +132,15 @@ class Solution:
         return torch.isfinite(self.errors).all(0)
 
     @property
+    def statuses(self) -> tuple[Status, ...]:
+        """How each sample ended."""
+        ends = zip(self.finite.tolist(), self.converged.tolist(), strict=True)
+        return tuple(
+            Status.CONVERGED if done else Status.MAX_STEPS if finite else Status.NONFINITE
+            for finite, done in ends
+        )
+
+    @property
     def status(self) -> Status:
         """The outcome of the worst sample."""
         if not bool(self.finite.all()):

@@ -5,7 +5,7 @@ one (a graph, say) is a single sample, so its residual is one number.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -120,6 +120,12 @@ class Layout:
             rows.append(flat[:, start : start + width].view(shape))
             start += width
         return rows[0] if self.single else tuple(rows)
+
+    def narrowed(self, samples: int) -> "Layout":
+        """The layout of another number of samples; without a sample dimension, this one."""
+        if not self.batched:
+            return self
+        return replace(self, shapes=tuple(torch.Size((samples, *s[1:])) for s in self.shapes))
 
     def lift(self, f: Map) -> FlatMap:
         """The map f between states as a map between rows."""

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cdeq.core.tree import map_tensors
 from cdeq.models.base import Batch
 
 Indices = Int[Tensor, " b"]
@@ -32,14 +33,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         >>> to_device({"image": torch.zeros(1)}, torch.device("meta"))["image"].device
         device(type='meta')
     """
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, dict):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        parts = [to_device(value, device) for value in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    return batch
+    return map_tensors(lambda tensor: tensor.to(device), batch)
 
 
 def step_indices(step: int, *, samples: int, batch_size: int, seed: int) -> Indices:

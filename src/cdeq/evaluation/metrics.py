@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from cdeq.models.base import Batch
+from cdeq.models.imaging.batch import DeblurBatch
 from cdeq.models.vision.batch import ImageBatch
 from cdeq.typing import PerSample
 
@@ -19,11 +21,16 @@ class Metric:
         name: As in result files.
         score: The score of each sample, given the model's output and the batch.
         finish: Applied to the average (the exponential, for perplexity).
+        higher: Whether a higher score is better.
+        same: Which of two outputs' answers are the same, a sample; None where answers are no
+            choices.
     """
 
     name: str
     score: Callable[[Tensor, Batch], PerSample]
     finish: Callable[[Tensor], Tensor] = torch.nn.Identity()
+    higher: bool = True
+    same: Callable[[Tensor, Tensor], Bool[Tensor, " b"]] | None = None
 
 
 def correct(output: Tensor, batch: ImageBatch) -> PerSample:
@@ -37,4 +44,32 @@ def correct(output: Tensor, batch: ImageBatch) -> PerSample:
     return (output.argmax(1) == batch.label).to(output.dtype)
 
 
-ACCURACY = Metric("accuracy", correct)
+def same_class(output: Tensor, other: Tensor) -> Bool[Tensor, " b"]:
+    """Where the largest logit of both is the same class's.
+
+    Example:
+        >>> same_class(torch.tensor([[0.1, 0.9]]), torch.tensor([[3.0, 4.0]]))
+        tensor([True])
+    """
+    return output.argmax(1) == other.argmax(1)
+
+
+ACCURACY = Metric("accuracy", correct, same=same_class)
+
+
+def psnr(output: Tensor, batch: DeblurBatch) -> PerSample:
+    r"""The peak signal-to-noise ratio of each image in dB, at peak 1.
+
+    .. math:: -10 \log_{10} \, \mathrm{mean} \, (\text{output} - \text{sharp})^2
+
+    Example:
+        >>> sharp = torch.zeros(2, 1, 4, 4)
+        >>> output = torch.stack([sharp[0] + 0.1, sharp[1] - 0.01])
+        >>> psnr(output, DeblurBatch(sharp, sharp))
+        tensor([20., 40.])
+    """
+    error = (output - batch.sharp).double().square().flatten(1).mean(1)
+    return (-10 * error.log10()).to(output.dtype)
+
+
+PSNR = Metric("psnr", psnr)

@@ -72,19 +72,27 @@ def batches(
         yield to_device(data.take(indices), device)
 
 
-class _Means:
-    """Running means of per-sample numbers, by key."""
+class _Samples:
+    """The numbers of every sample, by model, budget and metric."""
 
     def __init__(self) -> None:
-        self.sums: dict[tuple[str, int | None, str], Tensor] = {}
-        self.counts: dict[tuple[str, int | None, str], int] = {}
+        self.parts: dict[tuple[str, int | None, str], list[Tensor]] = {}
 
     def add(self, key: tuple[str, int | None, str], values: Tensor) -> None:
-        self.sums[key] = self.sums.get(key, torch.zeros(())) + values.double().sum().cpu()
-        self.counts[key] = self.counts.get(key, 0) + values.numel()
+        self.parts.setdefault(key, []).append(values.flatten().cpu())
 
-    def items(self) -> Iterator[tuple[tuple[str, int | None, str], Tensor]]:
-        return ((key, self.sums[key] / self.counts[key]) for key in self.sums)
+    def finish(self, metric: Metric) -> Iterator[Measurement]:
+        """Means of the task metric, medians of everything else."""
+        for (model, nfe, name), parts in self.parts.items():
+            values = torch.cat(parts).double()
+            value = metric.finish(values.mean()) if name == metric.name else _median(values)
+            yield Measurement(model, nfe, name, float(value))
+
+
+def _median(values: Tensor) -> Tensor:
+    """The middle value, or the mean of the middle two; NaN if any is NaN, infinite values sort."""
+    lower, upper = values.median(), -(-values).median()  # torch takes the lower of the middle two
+    return (lower + upper) / 2
 
 
 @torch.no_grad()
@@ -96,16 +104,17 @@ def sweep(
     budgets: Sequence[int],
     *,
     reference_steps: int = 200,
-    reference_tol: float = 1e-6,
+    reference_tol: float | None = 1e-6,
     batch_size: int = 512,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Measurement]:
     """Score every method at every budget against the teacher's equilibrium.
 
-    Three numbers a method and a budget, averaged over samples: the task metric, the relative
-    error to z*, and the relative residual of the *teacher's* equation (whose evaluation is not
-    counted: it is measurement, not inference). The teacher's own row is the equilibrium z*, found
-        by Anderson.
+    Three numbers a method and a budget: the mean of the task metric over samples, the median of
+    the relative error to z*, and the median of the relative residual of the *teacher's* equation
+    (whose evaluation is not counted: it is measurement, not inference). Medians, because a few
+    samples far from their equilibrium would be all that a mean shows; a sample that is NaN makes
+    them NaN. The teacher's own row is the equilibrium z*, found by Anderson.
 
     Arguments:
         model: The teacher.
@@ -114,12 +123,12 @@ def sweep(
         metric: The task's score.
         budgets: Evaluations of f at which to look, ascending.
         reference_steps: The budget for finding z*.
-        reference_tol: Its tolerance.
+        reference_tol: Its tolerance; None spends the budget.
         batch_size: Samples at a time.
         advance: Called after each method on each batch.
     """
     model.eval()
-    means = _Means()
+    samples = _Samples()
     for batch in batches(data, batch_size, model.device):
         x = model.encode(batch)
         f, z0, batched = model.bind(x), model.initial(x), model.deq.batched
@@ -127,16 +136,20 @@ def sweep(
             f, z0, Anderson(), max_steps=reference_steps, tol=reference_tol, batched=batched
         ).z
         answer = model.decode(exact, x)
-        means.add(("teacher", None, metric.name), metric.score(answer, batch))
-        means.add(("teacher", None, "relative_residual"), residual_norm(f, exact, batched=batched))
+        samples.add(("teacher", None, metric.name), metric.score(answer, batch))
+        samples.add(
+            ("teacher", None, "relative_residual"), residual_norm(f, exact, batched=batched)
+        )
         for name, method in methods.items():
             for nfe, z in _at(method(model, x, z0), budgets):
                 output = model.decode(z, x)
-                means.add((name, nfe, metric.name), metric.score(output, batch))
-                means.add((name, nfe, "relative_error"), relative_error(z, exact, batched=batched))
-                means.add((name, nfe, "relative_residual"), residual_norm(f, z, batched=batched))
+                samples.add((name, nfe, metric.name), metric.score(output, batch))
+                samples.add(
+                    (name, nfe, "relative_error"), relative_error(z, exact, batched=batched)
+                )
+                samples.add((name, nfe, "relative_residual"), residual_norm(f, z, batched=batched))
             advance()
-    return list(_finished(means, metric))
+    return list(samples.finish(metric))
 
 
 @torch.no_grad()
@@ -150,14 +163,14 @@ def score_few_step(
 ) -> Measurement:
     """Score a network that was trained with `steps` unrolled evaluations, at that many."""
     model.eval()
-    means = _Means()
+    samples = _Samples()
     for batch in batches(data, batch_size, model.device):
         x = model.encode(batch)
         f, z = model.bind(x), model.initial(x)
         for _ in range(steps):
             z = f(z)
-        means.add(("few-step", steps, metric.name), metric.score(model.decode(z, x), batch))
-    (measurement,) = _finished(means, metric)
+        samples.add(("few-step", steps, metric.name), metric.score(model.decode(z, x), batch))
+    (measurement,) = samples.finish(metric)
     return measurement
 
 
@@ -167,9 +180,3 @@ def _at(states: Iterable[State], budgets: Sequence[int]) -> Iterator[tuple[int, 
     for nfe, z in enumerate(islice(states, max(budgets)), start=1):
         if nfe in wanted:
             yield nfe, z
-
-
-def _finished(means: _Means, metric: Metric) -> Iterator[Measurement]:
-    for (model, nfe, name), mean in means.items():
-        value = metric.finish(mean) if name == metric.name else mean
-        yield Measurement(model, nfe, name, float(value))

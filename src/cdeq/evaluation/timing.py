@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,12 +15,14 @@ from torch import Tensor
 from cdeq.atomic import write_atomic
 from cdeq.consistency.refine import refine
 from cdeq.consistency.time import ExponentialSchedule
+from cdeq.consistency.untied import UntiedDEQ
 from cdeq.core.cell import bind
 from cdeq.core.solve import solve
 from cdeq.core.solvers import Anderson
 from cdeq.errors import CDEQError
 from cdeq.evaluation.memory import peak_bytes
 from cdeq.evaluation.workloads import TransformerWorkload, cheap_map, seeded_tokens
+from cdeq.models.vision.contraction import ContractionDEQ, ContractionSpec
 from cdeq.typing import Map, State
 
 Task = Callable[[], object]
@@ -130,6 +133,27 @@ def student_ratios(rounds: int) -> list[Ratio]:
     return [*ratios, Ratio("student_memory_40_over_1", forty / one, memory)]
 
 
+@torch.no_grad()
+def untied_ratios(rounds: int) -> list[Ratio]:
+    """Two learned steps of `UntiedDEQ` against two evaluations, as the digits recipe has them.
+
+    Both sides bind their context: the teacher prepares once, the student for each learned step.
+    """
+    torch.manual_seed(0)
+    teacher = ContractionDEQ(ContractionSpec()).eval()
+    student = UntiedDEQ.from_teacher(teacher).merged()
+    x = torch.rand(256, 1, 8, 8)
+    z, times = torch.rand_like(cast(Tensor, teacher.initial(x))), ExponentialSchedule().times(2)
+
+    def evaluations() -> None:
+        f = teacher.bind(x)
+        f(f(z))
+
+    value = side_by_side((lambda: _last(refine(student, x, z, times)), evaluations), 10 * rounds)
+    meaning = "two learned steps of UntiedDEQ, over two evaluations of the digits teacher"
+    return [Ratio("untied_steps_over_evaluations", value, meaning)]
+
+
 def bench(output: Path, *, rounds: int, say: Callable[[str], object]) -> list[Ratio]:
     """Measure every ratio and write the result file.
 
@@ -138,7 +162,7 @@ def bench(output: Path, *, rounds: int, say: Callable[[str], object]) -> list[Ra
         StoreError: When the result cannot be written.
     """
     say(f"timing, {rounds} rounds, {torch.get_num_threads()} threads …")
-    ratios = solver_ratios(rounds) + student_ratios(rounds)
+    ratios = solver_ratios(rounds) + student_ratios(rounds) + untied_ratios(rounds)
     for ratio in ratios:
         say(f"{ratio.name:<36}{ratio.value:8.3f}   {ratio.meaning}")
     contents = {

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import Self
 
 from cdeq.core.cell import bind
 from cdeq.core.deq import DEQ
-from cdeq.errors import StoreError
+from cdeq.core.tree import take_samples
+from cdeq.errors import CDEQError, StoreError
 from cdeq.plain import from_plain, to_plain
 from cdeq.pretrained import check_kind, load_folder, save_folder
 from cdeq.typing import Context, Map, PerSample, State
@@ -33,6 +36,8 @@ class EquilibriumModel(nn.Module, ABC):
     """The frozen dataclass of a subclass's settings, its constructor's one argument."""
     spec: Any
     deq: DEQ
+    headless: bool = False
+    """Whether the state itself is the answer, so that there is no task head to listen to."""
 
     @abstractmethod
     def encode(self, batch: Batch) -> Context:
@@ -53,6 +58,40 @@ class EquilibriumModel(nn.Module, ABC):
     @abstractmethod
     def readout(self) -> nn.Module:
         """A fresh readout for this model's state, the identity in the state (Eq. 8)."""
+
+    def initializer(self) -> nn.Module:
+        """A fresh small network that guesses z* from x alone, called as `initializer(z_0, x)`.
+
+        Raises:
+            CDEQError: When the model offers none.
+        """
+        raise CDEQError(f"a {type(self).__name__} offers no initializer; distil without one.")
+
+    def divergence(self, output: Tensor, target: Tensor) -> PerSample:
+        r"""How far an answer is from the one that is wanted, a sample; no labels.
+
+        .. math:: \mathrm{KL}\big( \mathrm{softmax}(\text{target}) \,\|\,
+            \mathrm{softmax}(\text{output}) \big)
+
+        over the last dimension, averaged over those between the first and it. A model whose answer
+        is no logits overrides it.
+        """
+        wanted, given = target.log_softmax(-1), output.log_softmax(-1)
+        each = F.kl_div(given, wanted, log_target=True, reduction="none").sum(-1)
+        return each.reshape(len(each), -1).mean(1)
+
+    def select(self, x: Context, rows: Int[Tensor, " n"], samples: int) -> Context:
+        """The context of some of its samples.
+
+        Takes the rows of every tensor in x whose first dimension is `samples`; a model whose
+        contexts are something else overrides it.
+
+        Arguments:
+            x: The context of a batch.
+            rows: Which samples.
+            samples: How many the batch has.
+        """
+        return take_samples(x, rows, samples)
 
     @property
     def device(self) -> torch.device:

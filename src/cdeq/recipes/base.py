@@ -1,7 +1,7 @@
 """What every recipe says, whatever its domain."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from cdeq.core.solvers import Anderson
@@ -9,10 +9,10 @@ from cdeq.data.indexed import IndexedData
 from cdeq.evaluation.metrics import Metric
 from cdeq.models.base import EquilibriumModel
 from cdeq.recipes.students import StudentRecipe, UntiedRecipe
+from cdeq.recipes.variants import VARIANTS, AnyStudent, StudentName
 from cdeq.training.plan import Hardware, Plan, require_count
 from cdeq.training.teacher import Augment, TeacherLoss
 
-StudentName = Literal["student-paper", "student-paper-no-aa", "student-best"]
 STUDENTS: tuple[StudentName, ...] = ("student-paper", "student-paper-no-aa", "student-best")
 
 
@@ -70,14 +70,24 @@ class EvaluationRecipe:
     Arguments:
         budgets: Evaluations of f at which every method is scored, ascending.
         reference_steps: Anderson's budget for finding z*.
+        reference_tol: Its tolerance; None spends the budget, since an error that is compared with
+            others near the end of the precision needs a reference beyond it.
+        certify_tol: The residual to which answers are certified.
+        certify_steps: The evaluations of a student of the paper's kind before the solver takes
+            over; a student with first steps of its own takes these.
+        splits: The parts of the data to report on; validation is for choosing between variants.
         batch_size: Samples at a time.
 
     Raises:
         ValueError: When the budgets do not ascend from at least 1, or a count is below 1.
     """
 
-    budgets: tuple[int, ...] = (1, 2, 3, 4, 5, 8, 16)
+    budgets: tuple[int, ...] = (1, 2, 3, 4, 5, 8, 16, 32)
     reference_steps: int = 200
+    reference_tol: float | None = None
+    certify_tol: float = 1e-3
+    certify_steps: int = 2
+    splits: tuple[Literal["validation", "test"], ...] = ("test",)
     batch_size: int = 512
 
     def __post_init__(self) -> None:
@@ -86,7 +96,12 @@ class EvaluationRecipe:
                 "`budgets` are numbers of evaluations from 1 up, at least one and ascending; got "
                 f"{self.budgets}."
             )
-        require_count("reference_steps", self.reference_steps)
+        for name in ("reference_steps", "certify_steps"):
+            require_count(name, getattr(self, name))
+        for name in ("reference_tol", "certify_tol"):
+            tol = getattr(self, name)
+            if tol is not None and not tol > 0.0:
+                raise ValueError(f"`{name}` is a relative residual above 0; got {tol}.")
         require_count("batch_size", self.batch_size)
 
 
@@ -95,7 +110,7 @@ class Recipe(ABC):
     """All settings of one published number. A domain adds its data, model and metric.
 
     Arguments:
-        distil: Which students: the paper's with and without AA, and the best.
+        distil: Which students: the paper's with and without AA, the best, or any other variant.
         seed: Decides initial weights, batch order and all randomness of training.
         network: The settings of the teacher's network.
         teacher: How the teacher is trained.
@@ -131,14 +146,9 @@ class Recipe(ABC):
             )
 
     @property
-    def students(self) -> dict[str, StudentRecipe | UntiedRecipe]:
+    def students(self) -> dict[str, AnyStudent]:
         """The settings of the students that are distilled, by name."""
-        known: dict[str, StudentRecipe | UntiedRecipe] = {
-            "student-paper": replace(self.student, accelerate=True),
-            "student-paper-no-aa": replace(self.student, accelerate=False),
-            "student-best": self.best,
-        }
-        return {name: known[name] for name in self.distil}
+        return {name: VARIANTS[name](self.student, self.best) for name in self.distil}
 
     @property
     @abstractmethod

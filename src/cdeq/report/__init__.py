@@ -8,6 +8,8 @@ from cdeq.report.merging import merge as merge
 from cdeq.report.metrics import METRICS as METRICS
 from cdeq.report.metrics import Metric as Metric
 from cdeq.report.metrics import find_metric as find_metric
+from cdeq.report.panels import draw_panels as draw_panels
+from cdeq.report.panels import panels as panels
 from cdeq.report.plots import curve as curve
 from cdeq.report.plots import draw as draw
 from cdeq.report.results import Results as Results
@@ -17,3 +19,4 @@ from cdeq.report.rows import Row as Row
 from cdeq.report.rows import sort_models as sort_models
 from cdeq.report.tables import Table as Table
 from cdeq.report.tables import pivot as pivot
+from cdeq.report.tables import summary as summary

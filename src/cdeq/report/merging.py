@@ -1,4 +1,4 @@
-"""Several runs of one recipe, one seed each, as one result with means and spreads."""
+"""Several runs of one recipe, one seed each, as one result with medians and spreads."""
 
 import math
 import statistics
@@ -10,15 +10,17 @@ from cdeq.report.rows import Row
 
 
 def merge(results: Sequence[Results]) -> Results:
-    r"""Merges single-seed results of one recipe into one with means and spreads.
+    r"""Merges single-seed results of one recipe into one with medians and spreads.
 
-    Each row gets the mean of its values and their sample standard deviation,
+    Each row gets the median of its values, which one seed gone astray moves little, and their
+    sample standard deviation about the mean,
 
     .. math:: s = \sqrt{ \frac{1}{n - 1} \sum_i (v_i - \bar v)^2 } .
 
-    A value that is not finite makes the mean so, and the spread NaN. Costs are averaged. Versions
-    that differ are listed side by side and commands are chained, so that nothing is hidden. The
-    rows keep the order of the first result.
+    A NaN among the values makes the median NaN, because it has no place in an order; an infinite
+    value has one. Either makes the spread NaN, so that a diverged seed shows. Costs become medians
+    too. Versions that differ are listed side by side and commands are chained, so that nothing is
+    hidden. The rows keep the order of the first result.
 
     Arguments:
         results: At least one; same task and recipe, the same rows and costs, one seed each, no
@@ -28,11 +30,11 @@ def merge(results: Sequence[Results]) -> Results:
         ValueError: If they do not line up, saying which do not.
 
     Example:
-        >>> rows = [Row("picard", 1, "accuracy", "test", k / 4, None, (k,)) for k in (1, 2, 3)]
-        >>> runs = [Results("digits", "digits", (row,), {}, {}, "cdeq demo") for row in rows]
+        >>> rows = [Row("tcn", None, "perplexity", "test", k, None, (k,)) for k in (1, 12, 14)]
+        >>> runs = [Results("words", "words", (row,), {}, {}, "cdeq demo") for row in rows]
         >>> merged = merge(runs).rows[0]
-        >>> merged.value, merged.spread, merged.seeds
-        (0.5, 0.25, (1, 2, 3))
+        >>> merged.value, round(merged.spread, 3), merged.seeds
+        (12, 7.0, (1, 12, 14))
     """
     if not results:
         raise ValueError("merge() needs at least one result; got none.")
@@ -43,7 +45,7 @@ def merge(results: Sequence[Results]) -> Results:
     return replace(
         first,
         rows=tuple(_merge_rows([table[row.key] for table in tables]) for row in first.rows),
-        costs={name: statistics.mean(r.costs[name] for r in results) for name in first.costs},
+        costs={name: _median([r.costs[name] for r in results]) for name in first.costs},
         versions=_merge_versions(results),
         command=_joined((result.command for result in results), " && "),
     )
@@ -54,7 +56,7 @@ def _check_same(first: Results, other: Results, number: int) -> None:
         ours, theirs = getattr(first, name), getattr(other, name)
         if ours != theirs:
             raise ValueError(
-                f"merge() averages runs of one {name}; results[0] has {ours!r}, "
+                f"merge() combines runs of one {name}; results[0] has {ours!r}, "
                 f"results[{number}] has {theirs!r}."
             )
     ours, theirs = ([str(row.key) for row in result.rows] for result in (first, other))
@@ -81,7 +83,7 @@ def _merge_rows(rows: list[Row]) -> Row:
     for number, row in enumerate(rows):
         if len(row.seeds) != 1:
             raise ValueError(
-                f"merge() averages rows of one seed each; {row.key} in results[{number}] has "
+                f"merge() combines rows of one seed each; {row.key} in results[{number}] has "
                 f"seeds {row.seeds}."
             )
     rows = sorted(rows, key=lambda row: row.seeds)  # so that the order of the runs does not matter
@@ -89,15 +91,19 @@ def _merge_rows(rows: list[Row]) -> Row:
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"merge() needs different seeds; {rows[0].key} has seeds {seeds}.")
     values = [row.value for row in rows]
-    mean = statistics.mean(values)
-    return replace(rows[0], value=mean, spread=_spread(values, mean), seeds=seeds)
+    return replace(rows[0], value=_median(values), spread=_spread(values), seeds=seeds)
 
 
-def _spread(values: list[float], mean: float) -> float | None:
+def _median(values: list[float]) -> float:
+    return math.nan if any(map(math.isnan, values)) else statistics.median(values)
+
+
+def _spread(values: list[float]) -> float | None:
     if len(values) < 2:
         return None
-    if not math.isfinite(mean):
+    if not all(map(math.isfinite, values)):
         return math.nan
+    mean = statistics.mean(values)
     # hypot scales before it squares: a residual of 1e200 does not overflow.
     return math.hypot(*(value - mean for value in values)) / math.sqrt(len(values) - 1)
 

@@ -56,6 +56,8 @@ class Metric:
             '3.4e-02 ± 1.8e-03'
             >>> find_metric("relative_residual").show(float("inf"), float("nan"))
             'inf'
+            >>> find_metric("parameters").show(1234567)
+            '1,234,567'
         """
         spec = self.spec(value)
         if spread is None or not math.isfinite(value):
@@ -71,6 +73,18 @@ def _two_digits(value: float) -> str:
     return ".1e"
 
 
+def _two_decimals(value: float) -> str:
+    return ".2f"
+
+
+def _one_decimal(value: float) -> str:
+    return ".1f"
+
+
+def _whole(value: float) -> str:
+    return ",.0f"
+
+
 def _one_or_two_decimals(value: float) -> str:
     return ".2f" if abs(value) < 100 else ".1f"
 
@@ -79,8 +93,21 @@ METRICS = (
     Metric(name="accuracy", higher=True, spec=_three_decimals),
     Metric(name="perplexity", higher=False, spec=_one_or_two_decimals, log=True),
     Metric(name="relative", higher=False, spec=_two_digits, log=True, level=False),
+    Metric(name="psnr", higher=True, spec=_two_decimals),
+    Metric(name="certified", higher=True, spec=_three_decimals),
+    Metric(name="agreement", higher=True, spec=_three_decimals),
+    Metric(name="evaluations", higher=False, spec=_two_decimals),
+    Metric(name="parameters", higher=False, spec=_whole),
+    Metric(name="seconds", higher=False, spec=_one_decimal),
+    Metric(name="effort", higher=False, spec=_two_decimals),
 )
-"""Every metric the project reports; `relative` is the family of relative errors and residuals."""
+"""Every metric the project reports.
+
+`relative` is the family of relative errors and residuals, `psnr` is in decibels, `certified` is
+the share of samples whose residual met a tolerance, `agreement` the share that get the teacher's
+own answer, `evaluations` how many of f a sample took, and `effort` is training time over the
+teacher's.
+"""
 
 
 def find_metric(name: str) -> Metric:
@@ -99,7 +126,8 @@ def find_metric(name: str) -> Metric:
         >>> find_metric("acuracy")
         Traceback (most recent call last):
         ValueError: `metric` must be one whose better direction is known (accuracy, perplexity, \
-relative, alone or continued after `_`); got 'acuracy', did you mean 'accuracy'?
+relative, psnr, certified, agreement, evaluations, parameters, seconds, effort, alone or \
+continued after `_`); got 'acuracy', did you mean 'accuracy'?
     """
     for metric in METRICS:
         if name == metric.name or name.startswith(f"{metric.name}_"):

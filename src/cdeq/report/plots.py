@@ -1,25 +1,27 @@
 """Pictures of a metric against the number of evaluations, like the paper's Figures 2 and 3."""
 
-import io
-import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cdeq.atomic import write_atomic
+from cdeq.report.axes import (
+    can_show,
+    draw_curves,
+    draw_level,
+    hidden,
+    set_budget_axis,
+    set_log_axis,
+)
+from cdeq.report.canvas import look, save
 from cdeq.report.metrics import Metric, find_metric
 from cdeq.report.results import Results
 from cdeq.report.rows import Row, sort_models
-from cdeq.report.styles import LOOK, Style, styles
+from cdeq.report.styles import Style, styles
 from cdeq.report.tables import measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_METADATA = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
 
 
 def curve(
@@ -49,6 +51,7 @@ def curve(
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> rows = tuple(Row("picard", k, "accuracy", "test", 0.5, None, (0,)) for k in (1, 2, 4))
         >>> results = Results("digits", "digits", rows, {}, {}, "cdeq demo")
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -56,14 +59,7 @@ def curve(
         ...     (Path(folder) / "accuracy.png").read_bytes()[:4]
         b'\\x89PNG'
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in _METADATA:
-        raise ValueError(f"`path` must end in .png or .svg, the kinds drawn here; got `{path}`.")
-    buffer = io.BytesIO()
-    figure = draw(results, metric, split, title=title)
-    with _look():
-        figure.savefig(buffer, format=suffix[1:], metadata=_METADATA[suffix])
-    write_atomic(path, buffer.getvalue())
+    save(path, lambda: draw(results, metric, split, title=title))
 
 
 def draw(results: Results, metric: str, split: str, *, title: str | None = None) -> "Figure":
@@ -100,36 +96,31 @@ def draw(results: Results, metric: str, split: str, *, title: str | None = None)
             f"a curve needs rows with a number of evaluations; {metric!r} on {split!r} has "
             "converged ones only."
         )
-    with _look():
+    with look():
         from matplotlib.figure import Figure
 
         figure = Figure()
         axes = figure.add_subplot()
-        _set_budget_axis(axes, points)
+        set_budget_axis(axes, points)
         axes.set_ylabel(f"{split} {metric.replace('_', ' ')} ({kind.arrow} better)")
-        axes.set_title(_title(results) if title is None else title)
+        axes.set_title(heading(results) if title is None else title)
         if kind.log:
-            _set_log_axis(axes, [row.value for row in points + levels if _can_show(row, kind)])
+            set_log_axis(axes, [row.value for row in points + levels if can_show(row, kind)])
         looks = styles([row.model for row in points + levels])
-        _draw_curves(axes, points, kind, looks)
+        draw_curves(axes, points, kind, looks)
+        _tell_hidden(axes, points, kind)
         _draw_levels(axes, levels, kind, looks)
         figure.legend(loc="outside right center")
     return figure
 
 
-@contextmanager
-def _look() -> Iterator[None]:
-    try:
-        from matplotlib import style
-    except ImportError as error:
-        raise ImportError(
-            "drawing needs matplotlib, which is not installed; install `cdeq[report]`."
-        ) from error
-    with style.context(LOOK, after_reset=True):
-        yield
+def heading(results: Results) -> str:
+    """The title of a picture of these results.
 
-
-def _title(results: Results) -> str:
+    Example:
+        >>> heading(Results("digits", "tiny", (), {}, {}, "cdeq demo"))
+        'digits (tiny)'
+    """
     if results.recipe == results.task:
         return results.task
     return f"{results.task} ({results.recipe})"
@@ -142,90 +133,17 @@ def _levels(rows: Sequence[Row]) -> list[Row]:
     return [levels[model] for model in sort_models(levels)]
 
 
-def _can_show(row: Row, kind: Metric) -> bool:
-    return math.isfinite(row.value) and (row.value > 0 or not kind.log)
-
-
-def _set_budget_axis(axes: "Axes", points: Sequence[Row]) -> None:
-    ticks = _spaced(sorted({row.nfe for row in points if row.nfe is not None}))
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, labels=[str(nfe) for nfe in ticks])
-    axes.set_xlabel("function evaluations (NFE)")
-
-
-def _spaced(budgets: Sequence[int]) -> list[int]:
-    """Leaves out the budgets whose labels would run into their left neighbour's."""
-    kept = [budgets[0]]
-    for nfe in budgets[1:]:
-        if math.log(nfe / kept[-1]) > 0.05 * math.log(budgets[-1] / budgets[0]):
-            kept.append(nfe)
-    return kept
-
-
-def _set_log_axis(axes: "Axes", values: Sequence[float]) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    axes.set_yscale("log")
-    low, high = min(values, default=0.1), max(values, default=1.0)
-    margin = max((high / low) ** 0.06, 1.05)
-    axes.set_ylim(low / margin, high * margin)  # by the values alone: a band may reach below 0
-    axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high / low > 300 else (1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _draw_curves(
-    axes: "Axes", points: Sequence[Row], kind: Metric, looks: dict[str, Style]
-) -> None:
-    models = sort_models(row.model for row in points)
-    for model in sorted(models, key=lambda model: not looks[model].prominent):
-        rows = [row for row in points if row.model == model]
-        _draw_curve(axes, sorted(rows, key=lambda row: row.nfe or 0), kind, looks[model])
-
-
-def _draw_curve(axes: "Axes", rows: Sequence[Row], kind: Metric, style: Style) -> None:
-    x = [float(row.nfe) for row in rows if row.nfe is not None]
-    y = [row.value if _can_show(row, kind) else math.nan for row in rows]
-    order = 3 if style.prominent else 2.5
-    axes.plot(
-        x,
-        y,
-        label=_label(rows, kind),
-        color=style.colour,
-        linestyle=style.line,
-        linewidth=2.2 if style.prominent else 1.3,
-        marker=style.marker,
-        markersize=style.size,
-        markeredgecolor="white",
-        markeredgewidth=0.6,
-        zorder=order,
-    )
-    low, high = zip(*(_band(row, kind) for row in rows), strict=True)
-    axes.fill_between(x, low, high, color=style.colour, alpha=0.16, linewidth=0, zorder=order - 1)
-
-
-def _band(row: Row, kind: Metric) -> tuple[float, float]:
-    if row.spread is None or not _can_show(row, kind):
-        return math.nan, math.nan
-    return row.value - row.spread, row.value + row.spread
-
-
-def _label(rows: Sequence[Row], kind: Metric) -> str:
-    hidden = [f"{row.value:g} at {row.nfe}" for row in rows if not _can_show(row, kind)]
-    return f"{rows[0].model}\n({', '.join(hidden)})" if hidden else rows[0].model
+def _tell_hidden(axes: "Axes", points: Sequence[Row], kind: Metric) -> None:
+    """Adds what an axis cannot show to the line's entry in the legend."""
+    for line in axes.lines:
+        if note := hidden((row for row in points if row.model == line.get_label()), kind):
+            line.set_label(f"{line.get_label()}\n({note})")
 
 
 def _draw_levels(
     axes: "Axes", levels: Sequence[Row], kind: Metric, looks: dict[str, Style]
 ) -> None:
     for row in levels:
-        teacher, colour = row.model == "teacher", looks[row.model].colour
-        axes.axhline(
-            row.value,
-            label=f"{row.model}{', converged' * teacher}: {kind.show(row.value)}",
-            color=colour,
-            linestyle=":" if teacher else "-.",
-            linewidth=1.6 if teacher else 1.0,
-            zorder=2,
-        )
-        axes.axhspan(*_band(row, kind), color=colour, alpha=0.1, linewidth=0, zorder=1)
+        name = "teacher, converged" if row.model == "teacher" else row.model
+        label = f"{name}: {kind.show(row.value)}"
+        draw_level(axes, row, kind, looks[row.model].colour, label)

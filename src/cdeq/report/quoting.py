@@ -1,20 +1,28 @@
 """Tables quoted in a Markdown file, kept equal to the result files they come from.
 
-A quotation stands between `<!-- table FILE METRIC -->`, or `<!-- ratios FILE -->`, and an
-`<!-- end -->`. `python -m cdeq.report.quoting README.md` renews all of them, and a test refuses
-stale ones.
+A quotation stands between one of these lines and an `<!-- end -->`:
+
+    <!-- table FILE METRIC -->                  a metric by budget, see `pivot`
+    <!-- table FILE METRIC MODEL,MODEL,… -->    the same, of these models only
+    <!-- summary FILE METRIC METRIC … -->       metrics without a budget, see `summary`
+    <!-- ratios FILE -->                        ratios of measured costs
+
+`python -m cdeq.report.quoting README.md` renews all of them, and a test refuses stale ones.
 """
 
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from cdeq.atomic import write_atomic
 from cdeq.report.results import Results
-from cdeq.report.tables import pivot
+from cdeq.report.tables import pivot, summary
 
-_QUOTE = re.compile(r"(<!-- (table|ratios) (\S+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+_QUOTE = re.compile(
+    r"(<!-- (table|summary|ratios) (\S+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 def renew(text: str, folder: Path) -> str:
@@ -26,6 +34,8 @@ def renew(text: str, folder: Path) -> str:
 
     Raises:
         StoreError: When a result file is missing or damaged.
+        ValueError: When a quotation has too few or too many words, or asks for a metric or a
+            model that the file does not have.
 
     Example:
         >>> renew("No quotation, no change.", Path("."))
@@ -33,16 +43,28 @@ def renew(text: str, folder: Path) -> str:
     """
 
     def quoted(match: re.Match[str]) -> str:
-        opening, kind, file, metric, closing = match.groups()
-        path = folder / file
-        table = _ratios(path) if kind == "ratios" else _table(path, metric)
-        return f"{opening}{table}\n{closing}"
+        opening, kind, file, words, closing = match.groups()
+        return f"{opening}{_quotation(kind, folder / file, words.split())}\n{closing}"
 
     return _QUOTE.sub(quoted, text)
 
 
-def _table(path: Path, metric: str) -> str:
-    return pivot(Results.load(path), metric, "test").markdown()
+def _quotation(kind: str, path: Path, words: Sequence[str]) -> str:
+    match kind, words:
+        case "table", [metric]:
+            return pivot(Results.load(path), metric, "test").markdown()
+        case "table", [metric, models]:
+            return pivot(Results.load(path), metric, "test", models=models.split(",")).markdown()
+        case "summary", [_, *_]:
+            return summary(Results.load(path), words, "test").markdown()
+        case "ratios", []:
+            return _ratios(path)
+        case _:
+            raise ValueError(
+                "a quotation must read `table FILE METRIC`, `table FILE METRIC MODEL,MODEL`, "
+                "`summary FILE METRIC METRIC` or `ratios FILE`; "
+                f"got `{' '.join([kind, str(path), *words])}`."
+            )
 
 
 def _ratios(path: Path) -> str:

@@ -60,7 +60,7 @@ class Row:
         nfe: Evaluations of f spent, at least 1; `None` for a converged (or explicit) model.
         metric: What was measured, such as `accuracy` or `relative_error`.
         split: The part of the data it was measured on.
-        value: The number; the mean over `seeds` if there are several. It need not be finite.
+        value: The number; the median over `seeds` if there are several. It need not be finite.
         spread: The sample standard deviation over `seeds`; `None` where there are fewer than two.
         seeds: The distinct seeds that were run; empty for a number quoted from elsewhere.
 

@@ -11,6 +11,7 @@ References:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 from cdeq.report.rows import sort_models
 
@@ -55,6 +56,7 @@ class Style:
         line: A matplotlib line style.
         prominent: Whether the curve is thick and drawn over the others.
         size: The marker's size in points; some shapes need more to look as large.
+        faint: Whether the curve only serves as a reference: thin and under the others.
 
     Example:
         >>> styles(["student-paper"])["student-paper"].marker
@@ -66,6 +68,17 @@ class Style:
     line: str = "-"
     prominent: bool = False
     size: float = 6.0
+    faint: bool = False
+
+    @property
+    def width(self) -> float:
+        """The line's width in points."""
+        return 2.2 if self.prominent else 0.9 if self.faint else 1.3
+
+    @property
+    def order(self) -> float:
+        """What lies on top: a curve of higher order."""
+        return 3 if self.prominent else 2.2 if self.faint else 2.5
 
 
 _OWN = {
@@ -85,6 +98,20 @@ _OTHERS = tuple(
     for marker, colour in zip("<>phdH8", ("#5B4A8A", "#6B8E23", "#8B5A2B") * 3, strict=False)
 )
 
+_VARIANTS = tuple(
+    Style(colour, marker, line, size=size)
+    for colour, (marker, size), line in zip(
+        (
+            "#4B2E9E", "#17A08C", "#C2308F", "#7A8B00", "#2B2B2B", "#D4697C",
+            "#1F6B2D", "#9A6BD8", "#8B5A2B", "#5DB83C", "#F08FC0", "#3F7C85",
+        ),
+        (("o", 5.5), ("s", 5.0), ("^", 6.0), ("D", 5.0), ("v", 6.0), ("p", 6.5),
+         (">", 6.0), ("h", 6.5), ("<", 6.0), ("d", 6.0), ("8", 6.0), ("X", 6.5)),
+        ("-", "--", "-", "-.") * 3,
+        strict=True,
+    )
+)  # fmt: skip
+
 
 def styles(models: Sequence[str]) -> dict[str, Style]:
     """Gives every model its look; the project's own models always have the same one.
@@ -102,3 +129,24 @@ def styles(models: Sequence[str]) -> dict[str, Style]:
     others = sort_models(name for name in models if name not in _OWN)
     foreign = {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(others)}
     return {name: _OWN.get(name) or foreign[name] for name in models}
+
+
+def variants(models: Sequence[str]) -> dict[str, Style]:
+    """Gives each variant of an ablation its look; the project's own models keep theirs.
+
+    The others take the looks of a list in the order given, twelve before one repeats. None has the
+    grey and blue of the solvers, or the warm colours of our own students.
+
+    Arguments:
+        models: The variants of one picture.
+
+    Example:
+        >>> looks = variants(["student-best", "student-mse", "student-kl"])
+        >>> looks["student-best"] == styles(["student-best"])["student-best"]
+        True
+        >>> [looks[name].line for name in ("student-mse", "student-kl")]
+        ['-', '--']
+    """
+    others = [name for name in models if name not in _OWN]
+    looks = dict(zip(others, cycle(_VARIANTS)))
+    return {name: _OWN.get(name) or looks[name] for name in models}

@@ -1,7 +1,7 @@
-"""Tables of a metric: one line a model, one column a budget."""
+"""Tables with one line a model: of one metric by budget, or of several that have none."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cdeq.report.metrics import Metric, find_metric
@@ -18,7 +18,7 @@ class Table:
 
     Arguments:
         caption: What the table shows.
-        corner: What the headings of the columns are.
+        corner: What the headings of the columns are; "" where they say it themselves.
         columns: The headings of the columns.
         names: The name of each line.
         cells: The texts, a tuple for each name, one text for each column.
@@ -77,7 +77,8 @@ class Table:
             tuple(f"**{cell}**" if (i, j) in self.best else cell for j, cell in enumerate(line))
             for i, line in enumerate(self.cells)
         )
-        grid = self._grid(f"{self.caption} at {self.corner}", bold)
+        corner = f"{self.caption} at {self.corner}" if self.corner else self.caption
+        grid = self._grid(corner, bold)
         escaped = [[cell.replace("|", "\\|") for cell in line] for line in grid]
         head, *body = _padded(escaped, least=3)
         rule = ["-" * len(head[0]), *("-" * (len(cell) - 1) + ":" for cell in head[1:])]
@@ -88,7 +89,9 @@ class Table:
         return [[corner, *self.columns], *([name, *line] for name, line in lines)]
 
 
-def pivot(results: Results, metric: str, split: str) -> Table:
+def pivot(
+    results: Results, metric: str, split: str, *, models: Sequence[str] | None = None
+) -> Table:
     """Makes the table of one metric: models down, budgets across, `converged` last.
 
     Cells read "value ± spread"; a cell that was not measured reads "–". The best value of each
@@ -98,9 +101,11 @@ def pivot(results: Results, metric: str, split: str) -> Table:
         results: Where to look.
         metric: A metric whose direction is known, see `METRICS`.
         split: The part of the data.
+        models: The models to keep, `None` for all of them; their order stays that of every table.
 
     Raises:
-        ValueError: If the metric is unknown, or nothing was measured for it on this split.
+        ValueError: If the metric is unknown, or nothing was measured for it on this split, or not
+            for one of the models.
 
     Example:
         >>> rows = (
@@ -118,18 +123,62 @@ def pivot(results: Results, metric: str, split: str) -> Table:
         student-best  0.867          –
     """
     kind = find_metric(metric)
-    rows = measured(results, metric, split)
+    rows = _kept(measured(results, metric, split), models)
     table = {(row.model, row.nfe): row for row in rows}
     models = sort_models(row.model for row in rows)
     budgets = sort_budgets(row.nfe for row in rows)
     grid = [[table.get((model, nfe)) for nfe in budgets] for model in models]
     return Table(
-        caption=f"{split} {metric.replace('_', ' ')} {kind.arrow}",
+        caption=f"{split} {_heading(metric)}",
         corner="NFE",
         columns=tuple("converged" if nfe is None else str(nfe) for nfe in budgets),
         names=models,
         cells=tuple(tuple(_cell(row, kind) for row in line) for line in grid),
-        best=_best(grid, kind),
+        best=_best(grid, [kind] * len(budgets)),
+    )
+
+
+def summary(results: Results, metrics: Sequence[str], split: str) -> Table:
+    """Makes the table of the metrics that have no budget: models down, metrics across.
+
+    Cells and marks are those of `pivot`. Rows with a number of evaluations stay out.
+
+    Arguments:
+        results: Where to look.
+        metrics: At least one metric whose direction is known, see `METRICS`.
+        split: The part of the data.
+
+    Raises:
+        ValueError: If there is no metric, or nothing was measured without a budget for one.
+
+    Example:
+        >>> rows = (
+        ...     Row("teacher", None, "parameters", "test", 61234.0, None, (0,)),
+        ...     Row("anderson", None, "evaluations", "test", 14.25, None, (0,)),
+        ...     Row("student-best", None, "evaluations", "test", 6.5, None, (0,)),
+        ...     Row("student-best", None, "parameters", "test", 1066234.0, None, (0,)),
+        ... )
+        >>> results = Results("digits", "digits", rows, {}, {}, "cdeq demo")
+        >>> print(summary(results, ["evaluations", "parameters"], "test").markdown())
+        | test         | evaluations ↓ |  parameters ↓ |
+        | ------------ | ------------: | ------------: |
+        | teacher      |             – |        61,234 |
+        | anderson     |         14.25 |             – |
+        | student-best |      **6.50** | **1,066,234** |
+    """
+    if not metrics:
+        raise ValueError("a summary needs at least one metric, a column each; got none.")
+    kinds = [find_metric(metric) for metric in metrics]
+    columns = [_without_budget(results, metric, split) for metric in metrics]
+    models = sort_models(model for column in columns for model in column)
+    grid = [[column.get(model) for column in columns] for model in models]
+    return Table(
+        caption=split,
+        corner="",
+        columns=tuple(_heading(metric) for metric in metrics),
+        names=models,
+        cells=tuple(tuple(map(_cell, line, kinds)) for line in grid),
+        best=_best(grid, kinds),
     )
 
 
@@ -173,24 +222,54 @@ def sort_budgets(budgets: Iterable[int | None]) -> tuple[int | None, ...]:
     return tuple(sorted(set(budgets), key=lambda nfe: math.inf if nfe is None else nfe))
 
 
+def _kept(rows: tuple[Row, ...], models: Sequence[str] | None) -> tuple[Row, ...]:
+    present = sort_models(row.model for row in rows)
+    for model in models or ():
+        if model not in present:
+            raise ValueError(
+                f"`models` must be among those measured here ({', '.join(present)}); "
+                f"got {model!r}."
+            )
+    return tuple(row for row in rows if models is None or row.model in models)
+
+
+def _without_budget(results: Results, metric: str, split: str) -> dict[str, Row]:
+    rows = measured(results, metric, split)
+    found = {row.model: row for row in rows if row.nfe is None}
+    if not found:
+        raise ValueError(
+            "a summary needs rows without a number of evaluations; "
+            f"{metric!r} on {split!r} has none, see `pivot`."
+        )
+    return found
+
+
+def _heading(metric: str) -> str:
+    return f"{metric.replace('_', ' ')} {find_metric(metric).arrow}"
+
+
 def _cell(row: Row | None, kind: Metric) -> str:
     return MISSING if row is None else kind.show(row.value, row.spread)
 
 
-def _best(grid: list[list[Row | None]], kind: Metric) -> frozenset[tuple[int, int]]:
+def _best(grid: list[list[Row | None]], kinds: Sequence[Metric]) -> frozenset[tuple[int, int]]:
+    columns = zip(zip(*grid, strict=True), kinds, strict=True)
     return frozenset(
-        (i, j) for j, column in enumerate(zip(*grid, strict=True)) for i in _winners(column, kind)
+        (i, j) for j, (column, kind) in enumerate(columns) for i in _winners(column, kind)
     )
 
 
 def _winners(column: tuple[Row | None, ...], kind: Metric) -> list[int]:
-    shown = {
-        i: float(kind.show(row.value))
+    """The lines that read like the best one."""
+    values = {
+        i: row.value
         for i, row in enumerate(column)
         if row is not None and row.model != "teacher" and math.isfinite(row.value)
     }
-    best = (max if kind.higher else min)(shown.values(), default=None)
-    return [i for i, value in shown.items() if value == best]
+    if not values:
+        return []
+    best = kind.show((max if kind.higher else min)(values.values()))
+    return [i for i, value in values.items() if kind.show(value) == best]
 
 
 def _padded(grid: list[list[str]], least: int = 1) -> list[list[str]]:

@@ -85,7 +85,7 @@ def fit(
         seed: Decides batch order and all randomness.
         identity: A digest of every setting that decides the result; a checkpoint of another run is
             refused.
-        label: What the progress bar says.
+        label: What the progress bar says; "" shows none.
         hardware: Where to train.
         score: Watched every `plan.validate_every` updates.
 
@@ -329,7 +329,7 @@ class _Loop:
             TextColumn("{task.fields[note]}"),
         )
         at = self.at
-        with Progress(*columns, disable=not self.fabric.is_global_zero) as progress:
+        with Progress(*columns, disable=not (label and self.fabric.is_global_zero)) as progress:
             task = progress.add_task(label, total=self.plan.steps, completed=at.step, note="")
 
             def advance(loss: Tensor) -> None:

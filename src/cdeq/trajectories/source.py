@@ -34,6 +34,25 @@ class TrajectorySource(Protocol):
 
 
 @runtime_checkable
+class EndSource(Protocol):
+    """A source that knows the ends of its trajectories without reading all of them."""
+
+    def ends(self, indices: Indices) -> State:
+        """The states z_K of these samples, in their order."""
+        ...
+
+
+def ends(source: TrajectorySource, indices: Indices) -> State:
+    """The states z_K of these samples, read alone where the source can.
+
+    Example:
+        >>> ends(lambda rows: (rows * 0.0, rows + 1.0), torch.tensor([3, 1]))
+        tensor([4., 2.])
+    """
+    return source.ends(indices) if isinstance(source, EndSource) else source(indices)[-1]
+
+
+@runtime_checkable
 class Teacher(Protocol):
     """What is asked of a teacher; every `EquilibriumModel` has it."""
 
@@ -78,6 +97,39 @@ class OnlineTrajectories:
                 batched=batched,
             )
         return solution.trajectory or ()
+
+
+class RememberedTrajectories:
+    """A source that asks another one only once for the same samples, and keeps the answers.
+
+    Whole trajectories and ends are kept apart: who asks for ends alone pays for ends alone.
+
+    Arguments:
+        source: The source that is asked.
+
+    Example:
+        >>> source = RememberedTrajectories(lambda rows: (torch.rand(len(rows)),))
+        >>> torch.equal(source.ends([3, 1]), source.ends([3, 1]))
+        True
+    """
+
+    def __init__(self, source: TrajectorySource) -> None:
+        self.source = source
+        self.trajectories: dict[tuple[int, ...], tuple[State, ...]] = {}
+        self.last: dict[tuple[int, ...], State] = {}
+
+    def __call__(self, indices: Indices) -> tuple[State, ...]:
+        key = tuple(map(int, indices))
+        if key not in self.trajectories:
+            self.trajectories[key] = self.source(indices)
+        return self.trajectories[key]
+
+    def ends(self, indices: Indices) -> State:
+        """The states z_K of these samples, in their order."""
+        key = tuple(map(int, indices))
+        if key not in self.last:
+            self.last[key] = ends(self.source, indices)
+        return self.last[key]
 
 
 def as_indices(

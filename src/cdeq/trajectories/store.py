@@ -65,13 +65,15 @@ class TrajectoryStore:
         Raises:
             ValueError: When the indices are no list of whole numbers in 0 … samples - 1.
         """
-        label = self.shards[0].label
-        rows = as_indices(indices, batched=label.batched, samples=len(self))
-        columns = [self._gather(rows, part) for part in range(len(self.shards[0].parts))]
-        if not label.batched:
-            columns = [column[:, 0] for column in columns]
-        states = zip(*(column.to(self.device) for column in columns), strict=True)
-        return tuple(state[0] if label.single else state for state in states)
+        return self._states(indices, slice(None))
+
+    def ends(self, indices: Indices) -> State:
+        """The states z_K of these samples alone; a fraction of the reading.
+
+        Raises:
+            ValueError: When the indices are no list of whole numbers in 0 … samples - 1.
+        """
+        return self._states(indices, slice(-1, None))[0]
 
     def verify(self) -> None:
         """Read every byte, and compare with the SHA-256 taken when it was written.
@@ -92,15 +94,24 @@ class TrajectoryStore:
         # Another process opens the files itself, instead of being sent what is in them.
         return partial(TrajectoryStore, device=self.device), (self.root, self.expect)
 
-    def _gather(self, rows: Int[Tensor, " b"], part: int) -> Tensor:
+    def _states(self, indices: Indices, steps: slice) -> tuple[State, ...]:
+        label = self.shards[0].label
+        rows = as_indices(indices, batched=label.batched, samples=len(self))
+        columns = [self._gather(rows, part, steps) for part in range(len(self.shards[0].parts))]
+        if not label.batched:
+            columns = [column[:, 0] for column in columns]
+        states = zip(*(column.to(self.device) for column in columns), strict=True)
+        return tuple(state[0] if label.single else state for state in states)
+
+    def _gather(self, rows: Int[Tensor, " b"], part: int, steps: slice) -> Tensor:
         """A tensor (iteration, sample, …) of one part of the states, each iteration contiguous."""
-        _, states, *shape = self.shards[0].parts[part].shape
+        _, states, *shape = self.shards[0].parts[part][:1, steps].shape
         dtype = DTYPES[self.shards[0].label.dtype]
         column = torch.empty(states, len(rows), *shape, dtype=dtype)
         owners = torch.bucketize(rows, self.starts, right=True) - 1
         for owner in owners.unique().tolist():
             places = (owners == owner).nonzero().squeeze(1)
-            stored = self.shards[owner].parts[part][rows[places] - self.starts[owner]]
+            stored = self.shards[owner].parts[part][:, steps][rows[places] - self.starts[owner]]
             column[:, places] = stored.transpose(0, 1).to(dtype)
         return column
 

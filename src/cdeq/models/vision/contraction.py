@@ -15,8 +15,9 @@ from cdeq.core.readout import LinearReadout
 from cdeq.core.solvers import Anderson
 from cdeq.core.solvers.base import require_fraction
 from cdeq.models.base import EquilibriumModel
+from cdeq.models.initializer import MLPInitializer
+from cdeq.models.operator_norm import conv_norm_bound
 from cdeq.models.vision.batch import ImageBatch
-from cdeq.models.vision.operator_norm import conv_norm_bound
 from cdeq.typing import PerSample, State
 
 Images = Float[Tensor, "b c h w"]
@@ -49,19 +50,30 @@ class ContractionCell(Cell):
     def __init__(self, image_channels: int, channels: int, size: int, factor: float) -> None:
         super().__init__()
         require_fraction("factor", factor, "the contraction factor κ")
-        self.size, self.factor = size, factor
+        self.size, self.factor, self.folded = size, factor, False
         self.injection = nn.Conv2d(image_channels, channels, 3, padding=1)
         # f does not depend on the weight's scale, but how far a gradient step turns it does
         self.weight = nn.Parameter(torch.randn(channels, channels, 3, 3) / (3 * channels**0.5))
 
     def prepare(self, x: Images) -> Prepared:
+        weight = self.weight if self.folded else self._normalised()
+        return Prepared(self.injection(x), weight)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        if not self.folded:
+            self.weight.copy_(self._normalised())
+        self.folded = True
+
+    def _normalised(self) -> Tensor:
+        """κ W / ‖W‖."""
         bound = conv_norm_bound(self.weight, self.size)
         # divided first: κ over a tiny bound would overflow; W = 0 is a contraction as it is
         unit = self.weight / bound.clamp_min(torch.finfo(bound.dtype).tiny)
-        return Prepared(self.injection(x), unit * self.factor)
+        return unit * self.factor
 
     def forward(self, z: Images, x: Prepared) -> Images:
-        return F.relu(F.conv2d(z, x.weight, padding=1) + x.injection)
+        return F.conv2d(z, x.weight, padding=1).add_(x.injection).relu_()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +163,11 @@ class ContractionDEQ(EquilibriumModel):
 
     def loss(self, output: Tensor, batch: ImageBatch) -> PerSample:
         return F.cross_entropy(output, batch.label, reduction="none")
+
+    def initializer(self) -> MLPInitializer:
+        spec = self.spec
+        pixels = spec.image_channels * spec.size**2
+        return MLPInitializer(pixels, (spec.channels, spec.size, spec.size))
 
     def readout(self) -> LinearReadout:
         return LinearReadout([self.spec.channels], axis=1)

@@ -16,7 +16,7 @@ from cdeq.evaluation.audit import Audit, audit
 
 STUDENTS = ["student-paper", "student-paper-no-aa", "student-best"]
 TRAINED = ["teacher", *STUDENTS, "few-step-1", "few-step-3"]
-RUN = ["train", "cache", "distill", "evaluate", "demo"]
+RUN = ["train", "cache", "distill", "baseline", "evaluate", "demo"]
 
 
 # What a demo leaves behind

@@ -120,7 +120,7 @@ def test_every_setting_is_explained(name: str) -> None:
     [
         (["trian", "digits"], "there is no command 'trian'; did you mean 'train'?"),
         (["reports"], "there is no command 'reports'; did you mean 'report'?"),
-        (["xyz"], "there is no command 'xyz'; known: train, cache, distill, evaluate, demo"),
+        (["xyz"], "there is no command 'xyz'; known: train, cache, distill, baseline, "),
         (["train", "digitz"], "there is no recipe 'digitz'; did you mean 'digits'?"),
         (
             ["demo", "digits_tinny"],

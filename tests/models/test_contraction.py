@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cdeq import Anderson, Broyden, Picard, residual_norm, solve
+from cdeq import Anderson, Broyden, Picard, bind, residual_norm, solve
 from cdeq.core.regularize import spectral_radius
 from cdeq.data.images import load_digits
 from cdeq.models.vision.batch import ImageBatch
-from cdeq.models.vision.contraction import ContractionDEQ, ContractionSpec
+from cdeq.models.vision.contraction import ContractionCell, ContractionDEQ, ContractionSpec
 
 SPEC = ContractionSpec(channels=4, size=5, factor=0.9)
 BATCH = ImageBatch(
@@ -177,3 +177,14 @@ def test_samples_do_not_see_one_another() -> None:
             [built(ImageBatch(*(part[i : i + 1] for part in batch))) for i in range(4)]
         )
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_folded_cell_is_the_same_map_and_prepares_it_once() -> None:
+    torch.manual_seed(0)
+    cell = ContractionCell(1, 4, 8, 0.9)
+    x, z = torch.rand(3, 1, 8, 8), torch.rand(3, 4, 8, 8)
+    expected = bind(cell, x)(z)
+    for _ in range(2):  # folding again changes nothing
+        cell.fold()
+        assert torch.equal(bind(cell, x)(z), expected)
+        assert cell.prepare(x).weight is cell.weight

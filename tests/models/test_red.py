@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cdeq import Anderson, Picard, residual_norm, solve
+from cdeq import Anderson, Picard, bind, residual_norm, solve
 from cdeq.evaluation.metrics import PSNR, psnr
 from cdeq.models.imaging.batch import DeblurBatch
 from cdeq.models.imaging.blur import GaussianBlur
@@ -327,3 +327,13 @@ def test_images_elsewhere_or_in_another_precision_are_refused(image: Tensor, cam
 def test_impossible_settings_are_refused(settings: dict[str, float], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         REDSpec(**settings)
+
+
+def test_a_folded_cell_is_the_same_map() -> None:
+    torch.manual_seed(0)
+    cell = REDDEQ(REDSpec(channels=3, size=16)).deq.cell
+    y, z = torch.rand(2, 1, 16, 16), torch.rand(2, 1, 16, 16)
+    expected = bind(cell, y)(z)
+    for _ in range(2):  # folding again changes nothing
+        cell.fold()
+        assert torch.equal(bind(cell, y)(z), expected)

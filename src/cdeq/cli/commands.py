@@ -25,6 +25,12 @@ def distill(run: Run) -> None:
         stages.distill(run, name)
 
 
+def baseline(run: Run) -> None:
+    """Train the baseline: the same f on labels, a network for each number of steps."""
+    for steps in run.recipe.few_step_budgets or run.recipe.evaluation.budgets:
+        stages.few_step(run, steps)
+
+
 def evaluate(run: Run) -> None:
     """Score teacher, solvers and students on the test set."""
     scoring.show(scoring.evaluate(run), run.console)
@@ -35,8 +41,7 @@ def demo(run: Run) -> None:
     train(run)
     cache(run)
     distill(run)
-    for steps in run.recipe.evaluation.budgets:
-        stages.few_step(run, steps)
+    baseline(run)
     on_main(lambda: _conclude(run))
 
 
@@ -71,6 +76,9 @@ COMMANDS: Mapping[str, Command] = {
     "cache": Command(cache, ("trajectories",)),
     "distill": Command(
         distill, ("seed", "distil", "student", "best", "trajectories", "hardware"), trains=True
+    ),
+    "baseline": Command(
+        baseline, ("seed", "network", "few_step", "few_step_budgets", "hardware"), trains=True
     ),
     "evaluate": Command(evaluate, ("evaluation",)),
     "demo": Command(demo, (), trains=True),

@@ -118,6 +118,7 @@ class Recipe(ABC):
         student: The paper's student and its distillation.
         best: The student with its own first steps, and its distillation.
         few_step: How the baseline of few unrolled steps is trained.
+        few_step_budgets: For which numbers of steps; None takes the evaluation's budgets.
         evaluation: What is reported.
         hardware: Where to train.
 
@@ -130,6 +131,7 @@ class Recipe(ABC):
     student: StudentRecipe
     best: UntiedRecipe
     few_step: Plan
+    few_step_budgets: tuple[int, ...] | None = None
     distil: tuple[StudentName, ...] = STUDENTS
     seed: int = 0
     trajectories: TrajectoryRecipe = TrajectoryRecipe()

@@ -81,7 +81,8 @@ def deblur() -> DeblurRecipe:
         trajectories=TrajectoryRecipe(max_steps=32),
         student=StudentRecipe(plan=Plan(steps=600, learning_rate=1e-2)),
         best=UntiedRecipe(plan=Plan(steps=600, learning_rate=1e-2)),
-        few_step=Plan(steps=400, batch_size=32, learning_rate=1e-2, validate_every=100),
+        few_step=Plan(steps=2000, batch_size=32, learning_rate=1e-2, validate_every=200),
+        few_step_budgets=(1, 2, 4, 8),
     )
 
 

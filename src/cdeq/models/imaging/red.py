@@ -16,6 +16,7 @@ from cdeq.core.solvers import Anderson
 from cdeq.models.base import EquilibriumModel
 from cdeq.models.imaging.batch import DeblurBatch
 from cdeq.models.imaging.blur import GaussianBlur, Images
+from cdeq.models.initializer import MLPInitializer
 from cdeq.models.operator_norm import conv_norm_bound
 from cdeq.typing import PerSample, State
 
@@ -81,6 +82,7 @@ class REDCell(Cell):
     def __init__(self, blur: GaussianBlur, channels: int, width: int, kappa: float) -> None:
         super().__init__()
         self.blur, self.kappa, self.size = blur, kappa, len(blur.matrix)
+        self.folded = False
         self.sharpen = nn.Conv2d(1, 1, width, padding=width // 2, bias=False)
         nn.init.dirac_(self.sharpen.weight)
         filters = torch.randn(channels, 1, width, width)
@@ -91,16 +93,26 @@ class REDCell(Cell):
         self.weight = nn.Parameter(torch.tensor(-3.0))  # λ = 0.05
 
     def prepare(self, x: Images) -> Prepared:
-        bound = conv_norm_bound(self.filters, self.size)
         weight = F.softplus(self.weight)
         return Prepared(
             injection=self.sharpen(self.blur(x)),
             normal=self.blur.matrix @ self.blur.matrix,
-            filters=self.filters / bound.clamp_min(torch.finfo(bound.dtype).tiny),
+            filters=self.filters if self.folded else self._normalised(),
             threshold=F.softplus(self.threshold),
             weight=weight,
             step=1 / (1 + weight * (2 - self.kappa)),
         )
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        if not self.folded:
+            self.filters.copy_(self._normalised())
+        self.folded = True
+
+    def _normalised(self) -> Tensor:
+        """W, scaled to norm ≤ 1."""
+        bound = conv_norm_bound(self.filters, self.size)
+        return self.filters / bound.clamp_min(torch.finfo(bound.dtype).tiny)
 
     def denoise(self, z: Images, x: Prepared) -> Images:
         """D(z)."""
@@ -231,6 +243,10 @@ class REDDEQ(EquilibriumModel):
         """
         error = (output - target).square().flatten(1).mean(1)
         return error / (target.flatten(1).var(1, correction=0) + FLAT)
+
+    def initializer(self) -> MLPInitializer:
+        size = self.spec.size
+        return MLPInitializer(size**2, (1, size, size))
 
     def readout(self) -> LinearReadout:
         return LinearReadout([1], axis=1)

@@ -79,10 +79,10 @@ def deblur() -> DeblurRecipe:
             plan=Plan(steps=100, batch_size=32, learning_rate=1e-2, validate_every=50),
         ),
         trajectories=TrajectoryRecipe(max_steps=32),
-        student=StudentRecipe(plan=Plan(steps=600, learning_rate=1e-2)),
-        best=UntiedRecipe(plan=Plan(steps=600, learning_rate=1e-2)),
-        few_step=Plan(steps=2000, batch_size=32, learning_rate=1e-2, validate_every=200),
-        few_step_budgets=(1, 2, 4, 8),
+        student=StudentRecipe(plan=Plan(steps=500, batch_size=32, learning_rate=1e-2)),
+        best=UntiedRecipe(plan=Plan(steps=300, batch_size=32, learning_rate=5e-2)),
+        few_step=Plan(steps=1500, batch_size=32, learning_rate=1e-2, validate_every=250),
+        few_step_budgets=(1, 2, 4),
     )
 
 

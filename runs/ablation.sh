@@ -14,7 +14,7 @@ both=(
   student-paper student-paper-no-aa student-best
   paper-no-task paper-reversed paper-from-0 paper-on-policy
   annealed annealed-mixed untied-1 untied-2 untied-4 untied-8
-  untied-2-handover untied-2-off-policy untied-2-no-readout untied-2-mixed
+  untied-2-off-policy untied-2-no-readout untied-2-mixed
   untied-2-rank-2 untied-2-shared untied-2-initializer
 )
 declare -A variants=(  # a task whose answer is the state itself has no head to listen to

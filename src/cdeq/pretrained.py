@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,18 @@ def check_kind(config: Mapping[str, Any], expected: str, source: str | Path) -> 
     """
     if config.get("kind") != expected:
         raise StoreError(f"{source} holds a {config.get('kind')}, not a {expected}.")
+
+
+@contextmanager
+def making(kind: str, source: str | Path) -> Iterator[None]:
+    """Say of settings and weights that do not go together that the folder is damaged.
+
+    Raises:
+        StoreError: When what is inside fails because of them.
+    """
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise StoreError(
+            f"{source} is damaged: its settings and weights make no {kind} ({error})."
+        ) from error

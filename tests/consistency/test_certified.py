@@ -10,14 +10,13 @@ from consistency.toys import (
     Rows,
     alone,
     as_model,
-    close,
     disturb,
     equal,
     modelled,
     only,
     scaled,
 )
-from problems import each_dtype, each_problem, each_teacher, seeded
+from problems import each_dtype, each_problem, each_teacher
 from torch import Tensor
 
 from cdeq import (
@@ -248,28 +247,6 @@ def test_batch_mates_do_not_matter(make, solver, device) -> None:
         assert single.steps.tolist() == [int(together.steps[i])]
         assert single.fallback.tolist() == [bool(together.fallback[i])]
         assert float(relative_error(single.z, problems.rows(together.z, row))) < 1e-6
-
-
-def test_contexts_of_any_form_follow_their_samples(device) -> None:
-    """Rows, what is common to all, and what is no tensor."""
-    shift = tuple(
-        seeded(5, *s, seed=3, dtype=torch.float64, device=device) for s in ((4, 2), (3,))
-    )
-    x = {"shift": shift, "scale": torch.tensor([0.5, 0.9]).to(shift[0]), "name": "pulled"}
-
-    def pulled(z: tuple[Tensor, ...], x: dict) -> tuple[Tensor, ...]:
-        common = x["scale"].prod()
-        return tuple(torch.sin(common * a) + b for a, b in zip(z, x["shift"], strict=True))
-
-    rows = Rows(pulled)
-    model = FunctionModel(rows, ((4, 2), (3,)), axis=-1).to(device, torch.float64)
-    exact = alone(model, x, tol=1e-12).z
-    start = only(exact, torch.tensor([True, True, False, True, False], device=device))
-    rows.sizes.clear()
-    answer = certify(model, Jump(start), x, tol=TOL, steps=1).check()
-    assert len(set(rows.sizes)) > 1
-    assert isinstance(answer.z, tuple) and close(answer.z, exact)
-    assert answer.fallback.tolist() == [False, False, True, False, True]
 
 
 def test_a_graph_is_one_sample(device) -> None:

@@ -1,6 +1,7 @@
 """Learned first steps, then the teacher's solver: exact at birth, exact in the limit."""
 
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from consistency.toys import FORMS, close, disturb, equal, run
 from problems import Counted, each_teacher, image_teacher, pair_teacher, vector_teacher
 from torch import Tensor, nn
 
-from cdeq import Anderson, Broyden, ExponentialSchedule, Picard, refine, relative_error, solve
+from cdeq import RK4, Anderson, Broyden, ExponentialSchedule, Picard, refine, relative_error, solve
 from cdeq.consistency.increments import Full, Increments, LowRank, Shared
 from cdeq.consistency.student import ConsistencyDEQ
 from cdeq.consistency.untied import UntiedDEQ, UntiedSteps
@@ -262,8 +263,39 @@ def test_a_first_module_is_the_first_step(form: Increments, device, tmp_path: Pa
     read = UntiedDEQ.from_pretrained(tmp_path, taught, first=Guess().to(device))
     for same in (read, student.merged()):
         assert all(map(close, run(same, taught, 4), run(student, taught, 4)))
-    with pytest.raises(StoreError, match=r"does not fit this teacher: it holds .*layer"):
+    with pytest.raises(StoreError, match=r"holds .*layer.* built with `first` is read with anoth"):
         UntiedDEQ.from_pretrained(tmp_path, taught)
+    other = Guess().to(device)
+    other.layer = nn.Linear(5, 5, bias=False)
+    other.layer.bias = nn.Parameter(torch.zeros(1))
+    with pytest.raises(StoreError, match="settings and weights make no UntiedDEQ"):
+        UntiedDEQ.from_pretrained(tmp_path, taught, first=other)
+
+
+def test_a_first_module_goes_where_the_teacher_is(device) -> None:
+    taught = vector_teacher(torch.float64, device)
+    student = UntiedDEQ.from_teacher(taught, first=Guess().float())
+    assert {(p.dtype, p.device) for p in student.parameters()} == {(torch.float64, device)}
+    assert len(run(student, taught, 3)) == 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen(Increments):
+    """Somebody's own form: nothing is trained."""
+
+    def copies(self, cell: nn.Module, steps: int) -> list[nn.Module]:
+        return [deepcopy(cell).requires_grad_(False) for _ in range(steps)]
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("tail", RK4()), ("mixing", RK4()), ("increments", Frozen())]
+)
+def test_what_nobody_could_read_is_not_written(name, setting, device, tmp_path: Path) -> None:
+    taught = vector_teacher(torch.float64, device)
+    student = UntiedDEQ.from_teacher(taught, **{name: setting})
+    with pytest.raises(StoreError, match=rf"`{name}` is one of \['.*which can be read back"):
+        student.save_pretrained(tmp_path / "student")
+    assert not (tmp_path / "student").exists()
 
 
 @pytest.mark.parametrize("learned", (True, False))

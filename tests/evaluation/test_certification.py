@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cdeq import Anderson, Picard, UntiedDEQ, solve
 from cdeq.consistency.certified import certify
+from cdeq.consistency.time import ExponentialSchedule, TimeSpan
 from cdeq.data.images import ImageSet
 from cdeq.evaluation.certification import Start, certification
 from cdeq.evaluation.metrics import ACCURACY, Metric
@@ -80,11 +81,33 @@ class There:
         return lambda z, t, memory: (2 * x, memory)
 
 
+class Watch:
+    """Stays where it is, and notes when it was asked."""
+
+    def __init__(self) -> None:
+        self.seen = list[Tensor]()
+
+    def bind(self, x: Tensor) -> object:
+        return self.step
+
+    def step(self, z: Tensor, t: Tensor, memory: None) -> tuple[Tensor, None]:
+        self.seen.append(t)
+        return z, memory
+
+
 class Lost:
     """Knows nothing."""
 
     def bind(self, x: Tensor) -> object:
         return lambda z, t, memory: (z + torch.inf, memory)
+
+
+def test_a_student_is_called_at_its_own_times() -> None:
+    times = ExponentialSchedule.from_ratio(0.25, span=TimeSpan(eps=0.5, end=5.0))
+    watch = Watch()
+    starts = {"own": Start(watch, 3, times)}
+    list(certification(halving(), starts, Points(), SCORE, tol=TOL, batch_size=4))
+    assert torch.equal(torch.stack(watch.seen), times.times(3))
 
 
 def test_a_budget_that_is_too_small_certifies_nobody() -> None:
@@ -111,8 +134,8 @@ def test_a_classifier_sample_by_sample(same: bool) -> None:
     starts = {"alone": Start(None, 0), "student": Start(student, 2)}
     found = by_kind(list(certification(model, starts, data, metric, tol=TOL, batch_size=4)))
     batch = data.take(torch.arange(10))
-    for name, (own, steps) in starts.items():
-        answer = certify(model, own, model.encode(batch), tol=TOL, steps=steps)
+    for name, start in starts.items():
+        answer = certify(model, start.student, model.encode(batch), tol=TOL, steps=start.steps)
         x = model.encode(batch)
         with torch.no_grad():
             exact = solve(model.bind(x), model.initial(x), Anderson(), max_steps=200, tol=1e-6).z
@@ -132,3 +155,12 @@ def test_no_starts_are_no_numbers() -> None:
     wrong = {"wrong": Start(Jump(torch.zeros(4, 2, dtype=torch.float64)), 1)}
     with pytest.raises(ValueError, match="another model's student"):
         list(certification(halving(), wrong, Points(), SCORE, tol=TOL))
+
+
+def test_a_start_may_have_a_solver_of_its_own() -> None:
+    """Picard halves the residual of z ↦ z/2 + x at each step; Anderson has it after three."""
+    starts = {"own": Start(None, 0), "other": Start(None, 0, solver=Anderson())}
+    found = by_kind(list(certification(halving(), starts, Points(), SCORE, tol=TOL, batch_size=4)))
+    for start in starts:
+        assert found[start, "certified"] == 0.75
+    assert found["other", "evaluations_certified"] < found["own", "evaluations_certified"] / 3

@@ -11,6 +11,7 @@ from problems import Counted
 from cdeq.errors import StoreError
 from cdeq.evaluation import timing
 from cdeq.evaluation.timing import Ratio, bench, side_by_side
+from cdeq.models.vision import contraction
 
 
 @pytest.mark.parametrize("rounds", [1, 4])
@@ -41,6 +42,23 @@ def test_no_rounds_are_refused() -> None:
         ValueError, match="`rounds` counts the timed repetitions, at least 1; got 0"
     ):
         side_by_side((lambda: None, lambda: None), 0)
+
+
+def test_no_side_of_the_untied_ratio_makes_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an inference server does once, at its start, is on neither side."""
+    made = Counted(contraction.conv_norm_bound)
+
+    def run(tasks: tuple[Callable[[], object], Callable[[], object]], rounds: int) -> float:
+        before = made.calls
+        for task in tasks:
+            task()
+        return float(made.calls - before)
+
+    monkeypatch.setattr(contraction, "conv_norm_bound", made)
+    monkeypatch.setattr(timing, "side_by_side", run)
+    (ratio,) = timing.untied_ratios(1)
+    assert ratio.value == 0.0
+    assert made.calls > 0
 
 
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:

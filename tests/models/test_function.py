@@ -291,7 +291,7 @@ def f(z: Tensor, x: Tensor) -> Tensor:
 
 NO_SHAPES = (5, [5], (), (0,), (5, -1), (5.0,), (True,), ((3,), ()), ((3,), 4), None)
 MIXED = ((8, 4, 4), (5,))
-CALLED = ("encode", "decode", "loss", "divergence", "initial")
+CALLED = ("encode", "decode", "loss", "divergence", "select", "initial")
 MISUSE = [
     *((f, shape, {}, ValueError, "is the shape of one sample's state") for shape in NO_SHAPES),
     *((f, (5,), {name: 1}, TypeError, f"`{name}` is a function, a mod") for name in CALLED),

@@ -96,7 +96,22 @@ def test_a_student_comes_back(name: str, readout: nn.Module | None, tmp_path: Pa
         assert getattr(read, setting) == getattr(student, setting)
     assert type(read.readout) is (LinearReadout if readout is None else MLPReadout)
     assert torch.equal(path(read, teacher()), path(student, teacher()))
+    assert [p.requires_grad for p in read.parameters()] == [
+        p.requires_grad for p in student.parameters()
+    ]
     assert not torch.equal(path(read, teacher()), path(moved(student), teacher()))
+
+
+@pytest.mark.parametrize("kind", [ConsistencyDEQ, UntiedDEQ])
+def test_a_student_comes_back_in_its_teachers_precision(kind, tmp_path: Path) -> None:
+    wide = teacher().double()
+    student = moved(kind.from_teacher(wide))
+    student.save_pretrained(tmp_path)
+    read = dict(kind.from_pretrained(tmp_path, wide).named_parameters())
+    assert {parameter.dtype for parameter in read.values()} == {torch.float64}
+    learned = {name: p for name, p in student.named_parameters() if not name.startswith("cell.")}
+    assert len(learned) > 0
+    assert all(torch.equal(read[name], parameter) for name, parameter in learned.items())
 
 
 @pytest.mark.parametrize("kind", [ConsistencyDEQ, UntiedDEQ])

@@ -1,6 +1,7 @@
 """Recipes: every one is consistent, and impossible settings are refused before anything runs."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from cdeq import ConsistencyDEQ, LinearReadout, MLPReadout, TimeSpan
 from cdeq.models.vision.contraction import ContractionSpec
 from cdeq.recipes import RECIPES, Recipe
 from cdeq.recipes.base import EvaluationRecipe, StudentRecipe, TrajectoryRecipe
+from cdeq.recipes.variants import VARIANTS, StudentName
 from cdeq.training.plan import Plan
 from cdeq.trajectories import Manifest
 
@@ -118,3 +120,11 @@ def test_every_dtype_of_a_cache_is_known_to_it(dtype: str) -> None:
         teacher="a", data="b", solver="c", initial="zero", max_steps=1, samples=1,
         dtype=settings.dtype,
     )  # fmt: skip
+
+
+def test_every_student_that_can_be_named_has_a_meaning() -> None:
+    assert set(get_args(StudentName)) == set(VARIANTS)
+    recipe = RECIPES["digits"]()
+    meanings = [variant(recipe.student, recipe.best) for variant in VARIANTS.values()]
+    doubles = [a for i, a in enumerate(meanings) if a in meanings[:i]]
+    assert not doubles, "two names for one student"

@@ -12,8 +12,10 @@ from cdeq.consistency.loss import DistillationLoss
 from cdeq.core.regularize import jacobian_penalty
 from cdeq.evaluation.metrics import ACCURACY
 from cdeq.evaluation.sweep import score_few_step
+from cdeq.models.function import FunctionModel
 from cdeq.models.vision.contraction import ContractionDEQ
 from cdeq.training.distill import Sampling
+from cdeq.training.on_policy import judge
 from cdeq.training.teacher import FewStepObjective, TeacherLoss, TeacherObjective
 
 BATCH, ROWS = images().take(torch.arange(12)), torch.arange(12)
@@ -227,3 +229,15 @@ def test_a_larger_first_index_is_refused_when_it_is_met() -> None:
     objective.sampling = replace(Sampling(), first=7)
     with pytest.raises(ValueError, match="0 ≤ first ≤ K; got 7 … 6"):
         objective(BATCH, ROWS, seeded())
+
+
+def test_a_divergence_without_a_head_is_listened_to() -> None:
+    model = FunctionModel(
+        lambda z, x: z / 2 + x,
+        (4,),
+        divergence=lambda given, wanted: (given - wanted).abs().sum(1),
+    )
+    x = torch.rand(5, 4)
+    asked = judge(model, x, 2 * x)
+    assert asked is not None
+    assert torch.equal(asked(x), x.sum(1))

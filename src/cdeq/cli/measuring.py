@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from rich.progress import Progress
@@ -12,19 +13,28 @@ from cdeq.cli.stages import Run
 from cdeq.consistency.anchored import AnchoredDEQ
 from cdeq.consistency.refine import Student
 from cdeq.consistency.student import ConsistencyDEQ
+from cdeq.consistency.time import Schedule
 from cdeq.consistency.untied import UntiedDEQ
-from cdeq.core.solvers import Anderson, Broyden, Picard
+from cdeq.core.solvers import Anderson, Broyden, Picard, Solver
 from cdeq.data.indexed import IndexedData
 from cdeq.evaluation.adaptive import calibrate, stopped_at
 from cdeq.evaluation.certification import Start, certification
-from cdeq.evaluation.sweep import Measurement, Method, distilled, score_few_step, sweep, truncated
+from cdeq.evaluation.sweep import Measurement, distilled, score_few_step, sweep, truncated
 from cdeq.models.base import EquilibriumModel
 
-SOLVERS: Mapping[str, Method] = {
-    "picard": truncated(Picard()),
-    "anderson": truncated(Anderson()),
-    "broyden": truncated(Broyden()),
+SOLVERS: Mapping[str, Solver[Any]] = {
+    "picard": Picard(),
+    "anderson": Anderson(),
+    "broyden": Broyden(),
 }
+
+
+class _Ready(NamedTuple):
+    """A student as it is used."""
+
+    student: Student
+    times: Schedule
+    """The virtual times that it was distilled for."""
 
 
 def measure(
@@ -43,33 +53,38 @@ def measure(
         baselines: Networks trained for few steps, by their steps.
         part: What to measure on.
     """
-    ready = _for_inference(students, teacher, run.recipe.evaluation.certify_steps)
+    ready = _for_inference(run, students, teacher)
     yield from _swept(run, teacher, ready, part)
     yield from _certified(run, teacher, ready, part)
-    yield from _adaptive(run, teacher, ready, part)
+    if part is not run.data.validation:  # which chooses the threshold
+        yield from _adaptive(run, teacher, ready, part)
     yield from _efforts(run, students)
     for steps, model in baselines.items():
         yield score_few_step(model, steps, part, run.recipe.metric)
 
 
 def _for_inference(
-    students: Mapping[str, ConsistencyDEQ | UntiedDEQ], teacher: EquilibriumModel, steps: int
-) -> dict[str, Student]:
+    run: Run, students: Mapping[str, ConsistencyDEQ | UntiedDEQ], teacher: EquilibriumModel
+) -> dict[str, _Ready]:
     """Students as they are used: weights merged, and the paper's also with the solver behind."""
-    ready: dict[str, Student] = {}
+    ready: dict[str, _Ready] = {}
+    steps, recipes = run.recipe.evaluation.certify_steps, run.recipe.students
     for name, student in students.items():
-        ready[name] = student.merged() if isinstance(student, UntiedDEQ) else student
+        times = recipes[name].inference
+        merged = student.merged() if isinstance(student, UntiedDEQ) else student
+        ready[name] = _Ready(merged, times)
         if isinstance(student, ConsistencyDEQ) and name.startswith("student-"):
-            ready[f"{name}-then-solver"] = AnchoredDEQ(student, teacher, steps=steps)
+            anchored = AnchoredDEQ(student, teacher, steps=steps)
+            ready[f"{name}-then-solver"] = _Ready(anchored, times)
     return ready
 
 
 def _swept(
-    run: Run, teacher: EquilibriumModel, students: Mapping[str, Student], part: IndexedData
+    run: Run, teacher: EquilibriumModel, students: Mapping[str, _Ready], part: IndexedData
 ) -> list[Measurement]:
     settings = run.recipe.evaluation
-    times = run.recipe.student.inference
-    methods = {**SOLVERS, **{name: distilled(g, times) for name, g in students.items()}}
+    methods = {name: truncated(solver) for name, solver in SOLVERS.items()}
+    methods |= {name: distilled(*ready) for name, ready in students.items()}
     rounds = len(methods) * -(-len(part) // settings.batch_size)
     with Progress(console=run.console) as progress:
         bar = progress.add_task("evaluating            ", total=rounds)
@@ -87,14 +102,14 @@ def _swept(
 
 
 def _certified(
-    run: Run, teacher: EquilibriumModel, students: Mapping[str, Student], part: IndexedData
+    run: Run, teacher: EquilibriumModel, students: Mapping[str, _Ready], part: IndexedData
 ) -> Iterator[Measurement]:
-    """What certified answers cost: by the solver alone, by students, and by one that is random."""
+    """What certified answers cost: by solvers alone, by students, and by one that is random."""
     settings = run.recipe.evaluation
-    starts = {"anderson": Start(None, 0)}
-    for name, student in students.items():
+    starts = {name: Start(None, 0, solver=solver) for name, solver in SOLVERS.items()}
+    for name, (student, times) in students.items():
         steps = student.steps if isinstance(student, AnchoredDEQ) else settings.certify_steps
-        starts[name] = Start(student, steps)
+        starts[name] = Start(student, steps, times)
     torch.manual_seed(run.recipe.seed)
     starts["student-random"] = Start(randomised(UntiedDEQ.from_teacher(teacher)), 2)
     return certification(
@@ -118,12 +133,11 @@ def randomised(student: UntiedDEQ) -> UntiedDEQ:
 
 
 def _adaptive(
-    run: Run, teacher: EquilibriumModel, students: Mapping[str, Student], part: IndexedData
+    run: Run, teacher: EquilibriumModel, students: Mapping[str, _Ready], part: IndexedData
 ) -> Iterator[Measurement]:
-    """Students that stop by themselves: the threshold from validation, the numbers from test."""
+    """Students that stop by themselves, at a threshold that is always chosen on validation."""
     settings, metric = run.recipe.evaluation, run.recipe.metric
-    times = run.recipe.student.inference
-    for name, student in students.items():
+    for name, (student, times) in students.items():
         chosen = calibrate(
             teacher,
             student,
@@ -150,13 +164,17 @@ def _adaptive(
 def _efforts(
     run: Run, students: Mapping[str, ConsistencyDEQ | UntiedDEQ]
 ) -> Iterator[Measurement]:
-    """What each student cost: parameters trained, and its training time over the teacher's."""
-    whole = _seconds(run.folder / "teacher")
+    """What each student cost: parameters trained, and its time, with that of the trajectories it
+    learned from, over the teacher's."""
+    whole, cached = _seconds(run.folder / "teacher"), _seconds(run.folder / "cache")
     for name, student in students.items():
         trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
         yield Measurement(name, None, "parameters_trained", float(trained))
-        yield Measurement(name, None, "effort_distilled", _seconds(run.folder / name) / whole)
+        effort = (cached + _seconds(run.folder / name)) / whole
+        yield Measurement(name, None, "effort_distilled", effort)
 
 
 def _seconds(folder: Path) -> float:
-    return float(json.loads((folder / DONE).read_text())["outcome"]["seconds"])
+    """What a stage took; nothing where trajectories were recomputed by the students' training."""
+    done = folder / DONE
+    return float(json.loads(done.read_text())["outcome"]["seconds"]) if done.exists() else 0.0

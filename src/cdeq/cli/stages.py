@@ -1,5 +1,6 @@
 """The stages of a run: train, cache, distil, few-step. Each is skipped when it is done already."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from cdeq.cli.run_folder import Stage, versions, write_json
+from cdeq.cli.run_folder import DONE, Stage, versions, write_json
 from cdeq.consistency.refine import Student
 from cdeq.consistency.time import Schedule
 from cdeq.data.indexed import to_device
@@ -190,6 +191,7 @@ def cache(run: Run) -> None:
         if run.fresh:
             Stage(folder, {}).discard()
         bar = iter(track(range(shards), "caching trajectories  ", console=run.console))
+        start = time.perf_counter()
         write_cache(
             folder,
             manifest,
@@ -198,6 +200,8 @@ def cache(run: Run) -> None:
             progress=lambda done, total: next(bar, None),
         )
         list(bar)
+        if not (folder / DONE).exists():  # reading a finished cache costs nothing
+            write_json(folder / DONE, {"outcome": {"seconds": time.perf_counter() - start}})
 
     on_main(write)
 

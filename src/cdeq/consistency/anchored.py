@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from cdeq.consistency.refine import Student
-from cdeq.consistency.student import Teacher, teacher_digest
+from cdeq.consistency.student import Teacher, require_own, teacher_digest
 from cdeq.core.cell import bind
 from cdeq.core.readout import Time
 from cdeq.core.solvers import Anderson, Solver
@@ -44,8 +44,11 @@ class AnchoredDEQ(nn.Module):
         steps: J ≥ 0.
         tail: The solver of the steps after.
 
+    It is not saved: save `learned`, and wrap it again.
+
     Raises:
         ValueError: When J is negative.
+        StoreError: When `learned` bears the digest of another teacher.
 
     Example:
         >>> import torch
@@ -65,6 +68,7 @@ class AnchoredDEQ(nn.Module):
         super().__init__()
         if steps < 0:
             raise ValueError(f"`steps` counts the learned steps J ≥ 0; got {steps}.")
+        require_own(learned, teacher)
         self.learned, self.steps, self.tail = learned, steps, tail
         self.cell = deepcopy(teacher.deq.cell).requires_grad_(False).eval()
         self.batched, self.teacher = teacher.deq.batched, teacher_digest(teacher)

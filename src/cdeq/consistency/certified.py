@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cdeq.consistency.refine import Student, refine
-from cdeq.consistency.student import Teacher, require_teacher
+from cdeq.consistency.student import Teacher, require_own
 from cdeq.consistency.time import ExponentialSchedule, Schedule
 from cdeq.core.norms import relative
 from cdeq.core.solve import Solution, require_budget, require_tolerance
@@ -34,11 +34,14 @@ class Certificate(Solution):
     of the solver's run that gave the answer, repeated at the end where a sample took fewer.
     """
 
-    residual: PerSample
-    """The residual of the teacher's equation at z, measured by an evaluation that is counted."""
     fallback: Bool[Tensor, " b"]
     """Samples whose answer comes from the solver's run from z_0, since the student's start was not
     finite or led to no answer."""
+
+    @property
+    def residual(self) -> PerSample:
+        """The residual of the teacher's equation at z, measured by an evaluation that counts."""
+        return self.errors[-1]
 
     @property
     def nfe(self) -> int:
@@ -101,19 +104,12 @@ def certify(
     if student is None or steps == 0:
         return _certificate(layout, run.search(layout.pack(z0), everyone), ~everyone, 0)
     if check:
-        _require_own(student, model)
+        require_own(student, model)
     *_, z = refine(student, x, z0, schedule.times(steps))
     start = _packed(layout, z)
     first = run.search(start, start.isfinite().all(1))
     second = run.search(layout.pack(z0), ~first.converged)
     return _certificate(layout, _combined(first, second), ~first.converged, steps)
-
-
-def _require_own(student: Student, model: Teacher) -> None:
-    """Refuse the student of another teacher; one that bears no digest says nothing."""
-    bearer: str | None = getattr(student, "teacher", None)
-    if bearer is not None:
-        require_teacher(bearer, model, type(student).__name__)
 
 
 def _require_steps(steps: int) -> None:
@@ -145,7 +141,8 @@ class _Search:
 
     def search(self, start: Flat, wanted: Bool[Tensor, " b"]) -> _Found:
         """Run the solver for some of the samples; one that is finished leaves the batch."""
-        answer, error = start.clone(), torch.full_like(start[:, 0], torch.inf)
+        answer, wide = start.clone(), torch.promote_types(start.dtype, torch.float32)
+        error = torch.full_like(wanted, torch.inf, dtype=wide)  # as residuals are measured
         steps, errors = torch.zeros_like(wanted, dtype=torch.long), []
         (rows,) = wanted.nonzero(as_tuple=True)
         z = start[rows]
@@ -199,7 +196,6 @@ def _certificate(
         errors=found.errors,
         steps=found.steps + before,
         converged=found.converged,
-        residual=found.errors[-1],
         fallback=fallback,
     )
 

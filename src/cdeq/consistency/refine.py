@@ -44,8 +44,8 @@ def refine(
         z0: Where to start, at the first of the times.
         times: The virtual times t_0 < t_1 < … at which the student is called.
         stop: A sample rests once a step of its own has moved it by at most this, relative to
-            where it got; the run ends when all rest. `cdeq.evaluation.adaptive.calibrate`
-            chooses it. None spends all steps.
+            where it got; the run ends, and evaluations are saved, when all rest.
+            `cdeq.evaluation.adaptive.calibrate` chooses it. None spends all steps.
         batched: Whether the first dimension counts samples; matters to `stop` alone.
 
     Raises:
@@ -76,7 +76,8 @@ class Refined(NamedTuple):
 
     z: State
     moved: Bool[Tensor, " b"]
-    """Samples that this evaluation was spent on; the others rest."""
+    """Samples that needed this evaluation; the others rest: they stay in the batch that f sees,
+    and stay where they are."""
 
 
 def refine_adaptively(
@@ -88,7 +89,7 @@ def refine_adaptively(
     *,
     batched: bool = True,
 ) -> Iterator[Refined]:
-    """The points of `refine` with a `stop`, and which samples each evaluation was spent on.
+    """The points of `refine` with a `stop`, and which samples needed each evaluation.
 
     Example:
         >>> class Halve:

@@ -39,7 +39,8 @@ class RolloutLoss:
 
     Arguments:
         head_weight: w ≥ 0.
-        detach: Cut the gradient between steps, which costs less memory and works as well.
+        detach: Cut the gradient where a step's state goes into the next. What a student's memory
+            holds (`History.h`, a window) keeps its gradient.
 
     Raises:
         ValueError: When w is negative.
@@ -67,7 +68,7 @@ class RolloutLoss:
         """The losses of one run.
 
         Arguments:
-            student: The map g; its memory must be None while steps are cut off from each other.
+            student: The map g.
             x: The context.
             z0: Where the run starts.
             endpoint: z*.

@@ -19,7 +19,7 @@ from cdeq.core.state import Layout
 from cdeq.digest import digest_of
 from cdeq.errors import StoreError
 from cdeq.plain import from_plain, to_plain
-from cdeq.pretrained import check_kind, load_folder, save_folder
+from cdeq.pretrained import check_kind, load_folder, making, save_folder
 from cdeq.typing import Context, Flat, Map, State
 
 
@@ -109,7 +109,8 @@ class ConsistencyDEQ(nn.Module):
 
         Arguments:
             teacher: The model to copy; it is left alone.
-            readout: Another readout than the teacher's own fresh one.
+            readout: Another readout than the teacher's own fresh one; it is moved to where the
+                cell is.
             boundary: c_skip and c_out.
             mixing: The relaxation β.
             accelerate: Whether P mixes two points.
@@ -119,7 +120,7 @@ class ConsistencyDEQ(nn.Module):
         cell = deepcopy(teacher.deq.cell).requires_grad_(train_cell)
         return cls(
             cell,
-            placed(teacher.readout(), cell) if readout is None else readout,
+            placed(teacher.readout() if readout is None else readout, cell),
             boundary=boundary,
             mixing=mixing,
             accelerate=accelerate,
@@ -175,6 +176,7 @@ class ConsistencyDEQ(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the student to a folder: weights as safetensors, settings as JSON."""
         settings = {name: getattr(self, name) for name in _SETTINGS}
+        settings["train_cell"] = any(p.requires_grad for p in self.cell.parameters())
         readout = type(self.readout).__name__
         config = {"kind": _KIND, "teacher": self.teacher, "readout": readout}
         save_folder(folder, self, {**config, "settings": to_plain(settings)})
@@ -192,17 +194,15 @@ class ConsistencyDEQ(nn.Module):
         """
         config, weights = load_folder(source)
         check_kind(config, _KIND, source)
-        require_teacher(config["teacher"], teacher, source)
-        settings = dict(config["settings"])
-        settings["boundary"] = from_plain(Boundary, settings["boundary"])
+        require_teacher(config.get("teacher"), teacher, source)
         readout = teacher.readout()
-        if config["readout"] == MLPReadout.__name__ and isinstance(readout, LinearReadout):
+        if config.get("readout") == MLPReadout.__name__ and isinstance(readout, LinearReadout):
             readout = MLPReadout(readout.features, axis=readout.axis)
-        student = cls.from_teacher(teacher, readout=readout, **settings)
-        try:
+        with making(_KIND, source):
+            boundary = from_plain(Boundary, config["settings"]["boundary"])
+            settings = {**config["settings"], "boundary": boundary}
+            student = cls.from_teacher(teacher, readout=readout, **settings)
             student.load_state_dict(weights)
-        except RuntimeError as error:
-            raise StoreError(f"{source} does not fit this teacher's readout: {error}") from error
         return student.eval()
 
 
@@ -215,7 +215,7 @@ def teacher_digest(teacher: Teacher) -> str:
     return digest_of(teacher.deq.cell)
 
 
-def require_teacher(digest: str, teacher: Teacher, student: object) -> None:
+def require_teacher(digest: str | None, teacher: Teacher, student: object) -> None:
     """Refuse a teacher whose student this is not.
 
     Raises:
@@ -225,14 +225,25 @@ def require_teacher(digest: str, teacher: Teacher, student: object) -> None:
     if digest != found:
         raise StoreError(
             f"{student} is the student of another teacher, whose weights have the digest "
-            f"{digest[:12]}, not {found[:12]}; distil this teacher, or load the student's own."
+            f"{str(digest)[:12]}, not {found[:12]}; distil it, or load the student's own."
         )
 
 
-def placed(readout: nn.Module, cell: nn.Module) -> nn.Module:
-    """The readout where the cell's parameters are, in their precision."""
+def require_own(student: object, teacher: Teacher) -> None:
+    """Refuse the student of another teacher; one that bears no digest says nothing.
+
+    Raises:
+        StoreError: Names both.
+    """
+    bearer = getattr(student, "teacher", None)
+    if isinstance(bearer, str):  # a student of somebody's own may keep its teacher itself there
+        require_teacher(bearer, teacher, type(student).__name__)
+
+
+def placed(module: nn.Module, cell: nn.Module) -> nn.Module:
+    """The module where the cell's parameters are, in their precision."""
     parameter = next(cell.parameters(), None)
-    return readout if parameter is None else readout.to(parameter)
+    return module if parameter is None else module.to(parameter)
 
 
 def _relax(z: Flat, h: Flat, beta: float) -> Flat:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Any, NamedTuple, get_args
 
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -15,7 +16,7 @@ from cdeq.core.cell import bind
 from cdeq.core.solvers import Anderson, Broyden, Picard, Solver
 from cdeq.errors import StoreError
 from cdeq.plain import from_plain, to_plain
-from cdeq.pretrained import check_kind, load_folder, save_folder
+from cdeq.pretrained import check_kind, load_folder, making, save_folder
 from cdeq.typing import Context, State
 
 
@@ -141,7 +142,8 @@ class UntiedDEQ(AnchoredDEQ):
             readout: Whether steps have a readout W_j besides.
             mixing: Mixes the learned steps; None composes them plainly.
             first: What stands in place of the first step's cell, called as `first(z, x)`: a
-                learned initializer that looks at x alone, say. It counts as one evaluation.
+                learned initializer that looks at x alone, say. It counts as one evaluation, and
+                is moved to where the teacher's cell is.
             tail: The solver of the steps after.
 
         Raises:
@@ -149,7 +151,7 @@ class UntiedDEQ(AnchoredDEQ):
         """
         _require_steps(steps, least=0 if first is None else 1)
         cell = teacher.deq.cell
-        own = [] if first is None else [first]
+        own = [] if first is None else [placed(first, cell)]
         learned = UntiedSteps(
             [*own, *increments.copies(cell, steps - len(own))],
             [placed(teacher.readout(), cell) for _ in range(steps * readout)],
@@ -171,7 +173,8 @@ class UntiedDEQ(AnchoredDEQ):
         """Write the student to a folder: what it learned as safetensors, settings as JSON.
 
         Raises:
-            StoreError: When its weights are merged: θ + Δ does not tell what Δ was.
+            StoreError: When its weights are merged: θ + Δ does not tell what Δ was. Or when its
+                solvers or increments are of a kind that `from_pretrained` does not know.
         """
         trained = [parameter.requires_grad for parameter in self.learned.parameters()]
         if trained and not any(trained):
@@ -179,6 +182,9 @@ class UntiedDEQ(AnchoredDEQ):
                 "a merged student is for inference, and what it learned is folded into copies of "
                 "its teacher's weights; save the student that was trained."
             )
+        _require_known("increments", self.increments, _INCREMENTS)
+        _require_known("mixing", self.learned.mixing, _SOLVERS | None)
+        _require_known("tail", self.tail, _SOLVERS)
         settings = {
             "steps": self.steps,
             "increments": self.increments,
@@ -206,24 +212,25 @@ class UntiedDEQ(AnchoredDEQ):
         """
         config, weights = load_folder(source)
         check_kind(config, cls.__name__, source)
-        require_teacher(config["teacher"], teacher, source)
-        mixing = config["mixing"]
-        student = cls.from_teacher(
-            teacher,
-            steps=config["steps"],
-            increments=from_plain(Full | LowRank | Shared, config["increments"]),
-            readout=config["readout"],
-            mixing=None if mixing is None else from_plain(_SOLVERS, mixing),
-            first=first,
-            tail=from_plain(_SOLVERS, config["tail"]),
-        )
-        expected = _learned(student)
-        if expected.keys() != weights.keys():
-            raise StoreError(
-                f"{source} does not fit this teacher: it holds {sorted(weights)}, wanted "
-                f"{sorted(expected)}."
+        require_teacher(config.get("teacher"), teacher, source)
+        with making(cls.__name__, source):
+            mixing = config["mixing"]
+            student = cls.from_teacher(
+                teacher,
+                steps=config["steps"],
+                increments=from_plain(_INCREMENTS, config["increments"]),
+                readout=config["readout"],
+                mixing=None if mixing is None else from_plain(_SOLVERS, mixing),
+                first=first,
+                tail=from_plain(_SOLVERS, config["tail"]),
             )
-        student.load_state_dict(weights, strict=False)
+            expected = _learned(student)
+            if expected.keys() != weights.keys():
+                raise ValueError(
+                    f"it holds {sorted(weights)}, and a student like that has {sorted(expected)}; "
+                    "one that was built with `first` is read with another such"
+                )
+            student.load_state_dict(weights, strict=False)
         return student.eval()
 
 
@@ -236,6 +243,16 @@ def _require_steps(steps: int, least: int) -> None:
 
 
 _SOLVERS = Anderson | Broyden | Picard
+_INCREMENTS = Full | LowRank | Shared
+
+
+def _require_known(name: str, setting: object, kinds: UnionType) -> None:
+    """Refuse to write what nobody could read."""
+    if not isinstance(setting, kinds):
+        raise StoreError(
+            f"a saved student's `{name}` is one of {[kind.__name__ for kind in get_args(kinds)]}, "
+            f"which can be read back; got {setting!r}: keep this student's `state_dict()` instead."
+        )
 
 
 def _learned(student: nn.Module) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ class Calibration:
 
     stop: float
     evaluations: float
-    """Evaluations a sample, on average."""
+    """Evaluations that a sample needed before it rested, on average."""
     score: float
     """The task's score with it."""
     full_score: float
@@ -46,8 +46,9 @@ def calibrate(
     r"""The threshold with the fewest evaluations whose score is nearly that of all steps.
 
     Candidates are quantiles of the steps that occur. Among those whose score is at least that of
-    all steps less `slack`, relative to its size, the largest is taken; a score for which lower is
-    better counts with its sign turned.
+    all steps less `slack`, relative to its size, the largest is taken; where there is none, that
+    at which only samples that do not move at all rest. A score for which lower is better counts
+    with its sign turned.
 
     Arguments:
         model: The teacher.
@@ -87,7 +88,7 @@ class Stopped(NamedTuple):
     """What stopping early gave."""
 
     evaluations: float
-    """Evaluations a sample, on average."""
+    """Evaluations that a sample needed before it rested, on average; a batch takes the most."""
     score: float
 
 

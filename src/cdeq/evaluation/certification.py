@@ -1,19 +1,21 @@
 """What a certified answer costs, with a student and without."""
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cdeq.consistency.certified import certify
+from cdeq.consistency.certified import Certificate, certify
 from cdeq.consistency.refine import Student
+from cdeq.consistency.time import ExponentialSchedule, Schedule
 from cdeq.core.solve import solve
-from cdeq.core.solvers import Anderson
+from cdeq.core.solvers import Anderson, Solver
 from cdeq.data.indexed import IndexedData
 from cdeq.evaluation.metrics import Metric
 from cdeq.evaluation.sweep import Measurement, batches
 from cdeq.models.base import EquilibriumModel
+from cdeq.typing import Context
 
 
 class Start(NamedTuple):
@@ -23,6 +25,25 @@ class Start(NamedTuple):
     """None is the solver alone, from z_0."""
     steps: int
     """The student's evaluations."""
+    schedule: Schedule = ExponentialSchedule.from_ratio(0.5)
+    """Their virtual times."""
+    solver: Solver[Any] | None = None
+    """None is the teacher's own."""
+
+    def certify(
+        self, model: EquilibriumModel, x: Context, *, tol: float, max_steps: int
+    ) -> Certificate:
+        """The certified answers of a batch from here."""
+        return certify(
+            model,
+            self.student,
+            x,
+            tol=tol,
+            steps=self.steps,
+            max_steps=max_steps,
+            solver=self.solver,
+            schedule=self.schedule,
+        )
 
 
 @torch.no_grad()
@@ -69,8 +90,8 @@ def certification(
             f, z0, Anderson(), max_steps=reference_steps, tol=reference_tol, batched=batched
         )
         truth = model.decode(exact.z, x)
-        for name, (student, steps) in starts.items():
-            answer = certify(model, student, x, tol=tol, steps=steps, max_steps=max_steps)
+        for name, start in starts.items():
+            answer = start.certify(model, x, tol=tol, max_steps=max_steps)
             output = model.decode(answer.z, x)
             add(name, "certified", answer.converged)
             add(name, "evaluations_certified", answer.steps)

@@ -13,9 +13,9 @@ from typing_extensions import Self
 from cdeq.core.cell import bind
 from cdeq.core.deq import DEQ
 from cdeq.core.tree import take_samples
-from cdeq.errors import CDEQError, StoreError
+from cdeq.errors import CDEQError
 from cdeq.plain import from_plain, to_plain
-from cdeq.pretrained import check_kind, load_folder, save_folder
+from cdeq.pretrained import check_kind, load_folder, making, save_folder
 from cdeq.typing import Context, Map, PerSample, State
 
 Batch: TypeAlias = Any
@@ -120,11 +120,7 @@ class EquilibriumModel(nn.Module, ABC):
         """
         config, weights = load_folder(source)
         check_kind(config, cls.__name__, source)
-        try:
+        with making(cls.__name__, source):
             model = cls(from_plain(cls.Spec, config["spec"]))  # type: ignore[call-arg]
             model.load_state_dict(weights)
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise StoreError(
-                f"{source} is damaged: its settings and weights make no {cls.__name__} ({error})."
-            ) from error
         return model.eval()

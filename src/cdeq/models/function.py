@@ -58,8 +58,11 @@ class FunctionModel(EquilibriumModel):
             several tensors as its packed rows.
         loss: The task loss of each sample, `loss(output, batch)`; needed for training only.
         divergence: How far an output is from the one that is wanted, each sample,
-            `divergence(output, target)`. By default what fits logits with `decode`, and the
-            relative error of the state without.
+            `divergence(output, target)`, to which students listen. By default what fits logits
+            with `decode`, and nothing to listen to without: the relative error of the state.
+        select: Makes the context of some samples, `select(x, rows, samples)`, for those that a
+            certified answer still needs. By default the rows of every tensor with as many of them
+            as there are samples; pass it where a tensor that is common to all may have as many.
         initial: Makes z_0 from the context. By default zeros, as many samples as the context's
             first floating-point tensor has rows, in its precision and on its device.
         axis: Where features stand for the readout, 1 or -1. By default 1 for images (channels,
@@ -98,6 +101,7 @@ class FunctionModel(EquilibriumModel):
         decode: Callable[[Any, Any], Tensor] | None = None,
         loss: Callable[[Tensor, Batch], PerSample] | None = None,
         divergence: Callable[[Tensor, Tensor], PerSample] | None = None,
+        select: Callable[[Any, Tensor, int], Context] | None = None,
         initial: Callable[[Context], State] | None = None,
         axis: int | None = None,
         solver: Solver[Any] = Anderson(),
@@ -108,11 +112,11 @@ class FunctionModel(EquilibriumModel):
     ) -> None:
         super().__init__()
         parts = {"encode": encode, "decode": decode, "loss": loss, "divergence": divergence}
-        _require_callables(f, {**parts, "initial": initial})
+        _require_callables(f, {**parts, "select": select, "initial": initial})
         self.spec = None
         self.shapes, self.single = _shapes(shape), _is_shape(shape)
         self.axis = _axis(self.shapes, axis, batched=batched)
-        self.headless = decode is None
+        self.headless = decode is None and divergence is None
         self.deq = DEQ(
             f if isinstance(f, nn.Module) else Function(f),
             solver=solver,
@@ -121,7 +125,7 @@ class FunctionModel(EquilibriumModel):
             tol=tol,
             batched=batched,
         )
-        self.encoder, self.decoder, self.start = encode, decode, initial
+        self.encoder, self.decoder, self.start, self.selector = encode, decode, initial, select
         self.task_loss, self.task_divergence = loss, divergence
         # remembers device and precision, so that `to` means something without weights
         self.register_buffer("place", self._home().detach().new_empty(0), persistent=False)
@@ -170,6 +174,11 @@ class FunctionModel(EquilibriumModel):
         if self.headless:
             return relative_error(output, target, batched=self.deq.batched)
         return super().divergence(output, target)
+
+    def select(self, x: Context, rows: Tensor, samples: int) -> Context:
+        if self.selector is not None:
+            return self.selector(x, rows, samples)
+        return super().select(x, rows, samples)
 
     def readout(self) -> LinearReadout:
         full = [((1, *shape) if self.deq.batched else shape) for shape in self.shapes]

@@ -88,7 +88,7 @@ def digits() -> DigitsRecipe:
         ),
         trajectories=TrajectoryRecipe(max_steps=20),
         student=StudentRecipe(plan=Plan(steps=800, learning_rate=1e-2)),
-        best=UntiedRecipe(plan=Plan(steps=500, learning_rate=2e-2)),
+        best=UntiedRecipe(plan=Plan(steps=400, learning_rate=2e-2)),
         few_step=Plan(steps=700, learning_rate=1e-2, weight_decay=1e-3, validate_every=100),
         few_step_budgets=(1, 2, 3, 4, 5, 8, 16),
     )

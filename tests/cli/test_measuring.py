@@ -1,0 +1,52 @@
+"""What is measured of students: each at the times that it was distilled for."""
+
+from dataclasses import replace
+from itertools import takewhile
+from pathlib import Path
+
+import pytest
+import torch
+from consistency.toys import disturb
+from rich.console import Console
+
+from cdeq.cli.measuring import measure
+from cdeq.cli.stages import Run
+from cdeq.consistency.time import TimeSpan
+from cdeq.evaluation.sweep import Measurement, distilled, sweep
+from cdeq.recipes import RECIPES, Recipe
+
+
+def stretched() -> Recipe:
+    """The paper's student lives in another span of virtual time than the best one."""
+    recipe, span = RECIPES["digits_tiny"](), TimeSpan(end=5.0)
+    student = replace(
+        recipe.student,
+        boundary=replace(recipe.student.boundary, span=span),
+        schedule=replace(recipe.student.schedule, span=span),
+        inference=replace(recipe.student.inference, span=span),
+    )
+    return replace(recipe, student=student, distil=("student-paper", "student-best"))
+
+
+def test_every_student_is_measured_at_its_own_times(tmp_path: Path) -> None:
+    recipe = stretched()
+    run = Run("digits_tiny", recipe, tmp_path, Console(quiet=True), "cdeq evaluate digits_tiny")
+    torch.manual_seed(0)
+    teacher, part = recipe.model().eval(), run.data.test
+    students = {name: own.build(teacher).eval() for name, own in recipe.students.items()}
+    for student in students.values():
+        disturb(student, 0.1)
+    rows = measure(run, teacher, students, {}, part)
+    swept = list(takewhile(lambda row: row.metric != "certified", rows))
+    times = {name: settings.inference for name, settings in recipe.students.items()}
+    methods = {name: distilled(student, times[name]) for name, student in students.items()}
+    budgets, steps = recipe.evaluation.budgets, recipe.evaluation.reference_steps
+    expected = sweep(
+        teacher, methods, part, recipe.metric, budgets, reference_steps=steps, reference_tol=None
+    )
+    assert {row.model for row in expected} == {"teacher", *students}
+    assert numbers(swept, *students) == pytest.approx(numbers(expected, *students), rel=1e-3)
+
+
+def numbers(rows: list[Measurement], *models: str) -> dict[tuple[str, int | None, str], float]:
+    return {(r.model, r.nfe, r.metric): r.value for r in rows if r.model in models}

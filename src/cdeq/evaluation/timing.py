@@ -23,6 +23,8 @@ from cdeq.core.solvers import Anderson
 from cdeq.errors import CDEQError
 from cdeq.evaluation.memory import peak_bytes
 from cdeq.evaluation.workloads import TransformerWorkload, cheap_map, seeded_tokens
+from cdeq.models.base import EquilibriumModel
+from cdeq.models.function import FunctionModel
 from cdeq.models.vision.contraction import ContractionDEQ, ContractionSpec
 from cdeq.typing import Map, State
 
@@ -136,25 +138,39 @@ def student_ratios(rounds: int) -> list[Ratio]:
 
 @torch.no_grad()
 def untied_ratios(rounds: int) -> list[Ratio]:
-    """Two learned steps of `UntiedDEQ` against two evaluations, as the digits recipe has them.
+    """Two learned steps of `UntiedDEQ` against two evaluations: the digits f and a transformer.
 
     Both sides bind their context: the teacher prepares once, the student for each learned step.
     Both have done before what depends on weights alone.
     """
     torch.manual_seed(0)
-    teacher = ContractionDEQ(ContractionSpec()).eval()
+    images, tokens = torch.rand(64, 1, 8, 8), seeded_tokens(8, 64, 128)
+    transformer = FunctionModel(TransformerWorkload(128, 4, PUBLISHED), (64, 128))
+    over = "two learned steps of UntiedDEQ, bound and merged, over two evaluations of"
+    return [
+        Ratio(
+            "untied_steps_over_evaluations",
+            _untied_ratio(transformer.eval(), tokens, rounds),
+            f"{over} a transformer layer (FFN {PUBLISHED} d)",
+        ),
+        Ratio(
+            "untied_steps_over_evaluations_digits",
+            _untied_ratio(ContractionDEQ(ContractionSpec()).eval(), images, 10 * rounds),
+            f"{over} the digits f (24 channels, 64 images)",
+        ),
+    ]
+
+
+def _untied_ratio(teacher: EquilibriumModel, x: Tensor, rounds: int) -> float:
     student = UntiedDEQ.from_teacher(teacher).merged()
     cell = merge(teacher.deq.cell, teacher.deq.cell)
-    x = torch.rand(256, 1, 8, 8)
     z, times = torch.rand_like(cast(Tensor, teacher.initial(x))), ExponentialSchedule().times(2)
 
     def evaluations() -> None:
         f = bind(cell, x)
         f(f(z))
 
-    value = side_by_side((lambda: _last(refine(student, x, z, times)), evaluations), 10 * rounds)
-    meaning = "two learned steps of UntiedDEQ, over two evaluations of the digits f, both folded"
-    return [Ratio("untied_steps_over_evaluations", value, meaning)]
+    return side_by_side((lambda: _last(refine(student, x, z, times)), evaluations), rounds)
 
 
 def bench(output: Path, *, rounds: int, say: Callable[[str], object]) -> list[Ratio]:

@@ -27,7 +27,8 @@ class Prepared(NamedTuple):
     """What one evaluation needs besides z: computed once a solve."""
 
     injection: Images
-    weight: Float[Tensor, "c c 3 3"]
+    """U x + b; the image itself where the cell is folded."""
+    weight: Float[Tensor, "c _ 3 3"]
 
 
 class ContractionCell(Cell):
@@ -56,13 +57,17 @@ class ContractionCell(Cell):
         self.weight = nn.Parameter(torch.randn(channels, channels, 3, 3) / (3 * channels**0.5))
 
     def prepare(self, x: Images) -> Prepared:
-        weight = self.weight if self.folded else self._normalised()
-        return Prepared(self.injection(x), weight)
+        if self.folded:
+            return Prepared(x, self.weight)
+        return Prepared(self.injection(x), self._normalised())
 
     @torch.no_grad()
     def fold(self) -> None:
+        """Put κ W / ‖W‖ and U into one convolution of state and image, which for a cell that is
+        evaluated once a solve, as a learned step is, is cheaper than an injection of its own."""
         if not self.folded:
-            self.weight.copy_(self._normalised())
+            both = torch.cat([self._normalised(), self.injection.weight], dim=1)
+            self.weight = nn.Parameter(both, requires_grad=self.weight.requires_grad)
         self.folded = True
 
     def _normalised(self) -> Tensor:
@@ -73,6 +78,9 @@ class ContractionCell(Cell):
         return unit * self.factor
 
     def forward(self, z: Images, x: Prepared) -> Images:
+        if self.folded:
+            both = torch.cat([z, x.injection], dim=1)
+            return F.conv2d(both, x.weight, self.injection.bias, padding=1).relu_()
         return F.conv2d(z, x.weight, padding=1).add_(x.injection).relu_()
 
 

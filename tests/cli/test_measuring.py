@@ -9,7 +9,7 @@ import torch
 from consistency.toys import disturb
 from rich.console import Console
 
-from cdeq.cli.measuring import measure
+from cdeq.cli.measuring import attained, measure
 from cdeq.cli.stages import Run
 from cdeq.consistency.time import TimeSpan
 from cdeq.evaluation.sweep import Measurement, distilled, sweep
@@ -37,7 +37,7 @@ def test_every_student_is_measured_at_its_own_times(tmp_path: Path) -> None:
     for student in students.values():
         disturb(student, 0.1)
     rows = measure(run, teacher, students, {}, part)
-    swept = list(takewhile(lambda row: row.metric != "certified", rows))
+    swept = list(takewhile(lambda row: row.metric != "attained", rows))
     times = {name: settings.inference for name, settings in recipe.students.items()}
     methods = {name: distilled(student, times[name]) for name, student in students.items()}
     budgets, steps = recipe.evaluation.budgets, recipe.evaluation.reference_steps
@@ -50,3 +50,12 @@ def test_every_student_is_measured_at_its_own_times(tmp_path: Path) -> None:
 
 def numbers(rows: list[Measurement], *models: str) -> dict[tuple[str, int | None, str], float]:
     return {(r.model, r.nfe, r.metric): r.value for r in rows if r.model in models}
+
+
+def test_a_score_is_set_against_its_own_teachers() -> None:
+    rows = [
+        Measurement("teacher", None, "accuracy", 0.8),
+        Measurement("picard", 1, "accuracy", 0.4),
+        Measurement("picard", 1, "relative_error", 0.1),
+    ]
+    assert list(attained(rows, "accuracy")) == [Measurement("picard", 1, "attained", 0.5)]

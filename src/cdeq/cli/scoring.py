@@ -18,7 +18,7 @@ from cdeq.digest import digest_of
 from cdeq.errors import CDEQError
 from cdeq.models.base import EquilibriumModel
 from cdeq.recipes.base import Splits
-from cdeq.report import Results, Row, Table, curve, merge, panels, pivot, summary
+from cdeq.report import Results, Row, Table, curve, find_metric, merge, panels, pivot, summary
 
 RESULTS = "results.json"
 
@@ -111,7 +111,7 @@ def report(folders: Sequence[Path], output: Path, console: Console) -> Results:
     results.save(output.with_name(f"{output.name}.json"))
     tables = (f"### {title}\n\n{table.markdown()}" for title, table in _tables(results))
     write_atomic(output.with_name(f"{output.name}.md"), "\n\n".join(tables).encode() + b"\n")
-    for metric in _metrics(results):
+    for metric in filter(lambda name: find_metric(name).drawn, _metrics(results)):
         path = output.with_name(f"{output.name}-{metric.replace('_', '-')}.png")
         curve(results, metric, "test", path)
         console.print(f"picture: {path}", highlight=False, soft_wrap=True)

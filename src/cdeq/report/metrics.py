@@ -18,6 +18,7 @@ class Metric:
         higher: Whether a higher value is better.
         spec: Chooses the format specification for a value; the spread is shown in the same one.
         log: Whether a picture shows it on a logarithmic axis.
+        drawn: Whether it has a picture of its own.
         level: Whether the converged teacher's value is a level that few steps should reach. Not
             so for residuals, where it only tells at which tolerance the solve was stopped.
 
@@ -30,6 +31,7 @@ class Metric:
     higher: bool
     spec: Callable[[float], str]
     log: bool = False
+    drawn: bool = True
     level: bool = True
 
     @property
@@ -94,6 +96,7 @@ METRICS = (
     Metric(name="perplexity", higher=False, spec=_one_or_two_decimals, log=True),
     Metric(name="relative", higher=False, spec=_two_digits, log=True, level=False),
     Metric(name="psnr", higher=True, spec=_two_decimals),
+    Metric(name="attained", higher=True, spec=_three_decimals, drawn=False),
     Metric(name="certified", higher=True, spec=_three_decimals),
     Metric(name="agreement", higher=True, spec=_three_decimals),
     Metric(name="evaluations", higher=False, spec=_two_decimals),
@@ -103,10 +106,10 @@ METRICS = (
 )
 """Every metric the project reports.
 
-`relative` is the family of relative errors and residuals, `psnr` is in decibels, `certified` is
-the share of samples whose residual met a tolerance, `agreement` the share that get the teacher's
-own answer, `evaluations` how many of f a sample took, and `effort` is training time over the
-teacher's.
+`relative` is the family of relative errors and residuals, `psnr` is in decibels, `attained` is a
+score over that of the converged teacher, `certified` is the share of samples whose residual met a
+tolerance, `agreement` the share that get the teacher's own answer, `evaluations` how many of f a
+sample took, and `effort` is training time over the teacher's.
 """
 
 
@@ -126,8 +129,8 @@ def find_metric(name: str) -> Metric:
         >>> find_metric("acuracy")
         Traceback (most recent call last):
         ValueError: `metric` must be one whose better direction is known (accuracy, perplexity, \
-relative, psnr, certified, agreement, evaluations, parameters, seconds, effort, alone or \
-continued after `_`); got 'acuracy', did you mean 'accuracy'?
+relative, psnr, attained, certified, agreement, evaluations, parameters, seconds, effort, alone \
+or continued after `_`); got 'acuracy', did you mean 'accuracy'?
     """
     for metric in METRICS:
         if name == metric.name or name.startswith(f"{metric.name}_"):

@@ -162,11 +162,10 @@ class UntiedDEQ(AnchoredDEQ):
 
     def merged(self) -> Self:
         """A frozen copy for inference whose weights θ + Δ_j are folded, so that a step costs what
-        an evaluation costs."""
+        an evaluation costs. The tail stays the teacher's map to the last bit."""
         student = deepcopy(self).requires_grad_(False).eval()
         cells = (merge(cell, self.cell) for cell in self.learned.cells)
         student.learned.cells = nn.ModuleList(cells)
-        student.cell = merge(self.cell, self.cell)
         return student
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -32,7 +32,7 @@ for task in digits deblur; do
         --distil ${variants[$task]} --evaluation.splits validation test
     done
   done
-  .venv/bin/cdeq report "${folders[@]}" --output "results/ablation-$task"
+  .venv/bin/cdeq report "${folders[@]}" --output "results/ablation-$task" --no-pictures
 done
 .venv/bin/cdeq compare results/ablation-digits.json results/ablation-deblur.json \
   --models student-paper paper-from-0 paper-on-policy-kl student-paper-then-solver annealed \

@@ -199,6 +199,21 @@ def test_two_seeds_are_merged(second: Path, finished: Path, tmp_path: Path) -> N
     assert "median ± standard deviation over 2 seeds" in said.out
 
 
+def test_a_report_may_do_without_pictures(finished: Path, tmp_path: Path) -> None:
+    assert cdeq("report", finished, "--output", tmp_path / "a", "--no-pictures").code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.md"]
+
+
+def test_chosen_models_are_drawn_side_by_side(finished: Path, tmp_path: Path) -> None:
+    results = [finished / "results.json"] * 2
+    picture = tmp_path / "both.png"
+    names = ("student-paper", "student-best")
+    assert cdeq("compare", *results, "--models", *names, "--output", picture).code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    text = refused(tmp_path, "compare", *results, "--models", "nobody", "--output", picture)
+    assert "a panel needs one of `models`" in text
+
+
 def test_a_report_needs_results(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     for missing in ("run", "nowhere.json"):

@@ -50,10 +50,12 @@ class ReportOptions:
     Arguments:
         runs: Run folders or result files; several must differ in their seed alone.
         output: Where to write, without suffix: .json, .md and pictures.
+        pictures: Draw one picture a metric; `compare` draws chosen models alone.
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     output: Path
+    pictures: bool = True
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def _dispatch(given: list[str], console: Console) -> None:
         bench(options.output, rounds=options.rounds, say=console.print)
     elif command == "report":
         chosen = tyro.cli(ReportOptions, prog="cdeq report", args=given[1:])
-        show(report(chosen.runs, chosen.output, console), console)
+        found = report(chosen.runs, chosen.output, console, pictures=chosen.pictures)
+        show(found, console)
     elif command == "compare":
         wanted = tyro.cli(CompareOptions, prog="cdeq compare", args=given[1:])
         compare(wanted.results, wanted.models, wanted.output, console)

@@ -86,15 +86,18 @@ def _baselines(run: Run) -> dict[int, EquilibriumModel]:
     return {n: run.recipe.read_model(str(folder)) for n, folder in folders.items()}
 
 
-def report(folders: Sequence[Path], output: Path, console: Console) -> Results:
+def report(
+    folders: Sequence[Path], output: Path, console: Console, *, pictures: bool = True
+) -> Results:
     """Merge the results of runs that differ in their seed, and write table and pictures.
 
-    Writes `output`.json, `output`.md, and one picture for each metric.
+    Writes `output`.json, `output`.md, and one picture for each metric where they are wanted.
 
     Arguments:
         folders: Run folders, or result files, at least one.
         output: Where to write, without suffix.
         console: Where the names of the pictures are shown.
+        pictures: Whether to draw them.
 
     Raises:
         CDEQError: When there are no results.
@@ -111,7 +114,8 @@ def report(folders: Sequence[Path], output: Path, console: Console) -> Results:
     results.save(output.with_name(f"{output.name}.json"))
     tables = (f"### {title}\n\n{table.markdown()}" for title, table in _tables(results))
     write_atomic(output.with_name(f"{output.name}.md"), "\n\n".join(tables).encode() + b"\n")
-    for metric in filter(lambda name: find_metric(name).drawn, _metrics(results)):
+    drawn = filter(lambda name: find_metric(name).drawn, _metrics(results)) if pictures else ()
+    for metric in drawn:
         path = output.with_name(f"{output.name}-{metric.replace('_', '-')}.png")
         curve(results, metric, "test", path)
         console.print(f"picture: {path}", highlight=False, soft_wrap=True)

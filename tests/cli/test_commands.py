@@ -204,6 +204,18 @@ def test_a_report_may_do_without_pictures(finished: Path, tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.md"]
 
 
+def test_every_part_of_the_data_has_its_own_tables(copied: Path) -> None:
+    """Validation chooses the threshold of early stopping, so it has no score of it."""
+    shutil.rmtree(copied / "evaluation")
+    said = tiny("evaluate", copied, "--evaluation.splits", "validation", "test")
+    assert said.code == 0
+    rows = rows_of(copied)
+    adaptive = {row.split for row in rows if row.metric.endswith("_adaptive")}
+    assert {row.split for row in rows} == {"validation", "test"} and adaptive == {"test"}
+    for split in ("validation", "test"):
+        assert f"costs and certified answers on {split}" in said.out
+
+
 def test_chosen_models_are_drawn_side_by_side(finished: Path, tmp_path: Path) -> None:
     results = [finished / "results.json"] * 2
     picture = tmp_path / "both.png"

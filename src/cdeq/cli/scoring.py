@@ -144,12 +144,13 @@ def show(results: Results, console: Console) -> None:
 
 def _tables(results: Results) -> Iterator[tuple[str, Table]]:
     for split in dict.fromkeys(row.split for row in results.rows):
-        for metric in _metrics(results):
+        part = results.select(split=split)
+        for metric in _metrics(part):
             title = f"{metric} on {split}, by evaluations of f{_spread(results)}"
-            yield title, pivot(results, metric, split)
-        if singles := _metrics(results, budgeted=False):
+            yield title, pivot(part, metric, split)
+        if singles := _metrics(part, budgeted=False):
             title = f"costs and certified answers on {split}{_spread(results)}"
-            yield title, summary(results, singles, split)
+            yield title, summary(part, singles, split)
 
 
 def _metrics(results: Results, *, budgeted: bool = True) -> list[str]:

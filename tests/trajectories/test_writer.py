@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -234,19 +235,20 @@ def test_a_disk_that_fills_up_leaves_whole_shards(
     assert contents(folder) == wanted
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """No file may grow beyond 8 KiB."""
+    """No file may grow beyond 8 KiB; no longer than that, for our own log may be such a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.usefixtures("small_files")
 def test_half_a_file_is_taken_away(tmp_path: Path) -> None:
     wide = torch.zeros(SAMPLES, 5000)
-    with pytest.raises(StoreError, match=f"{SHARDS[0]}.*File too large"):
+    with pytest.raises(StoreError, match=f"{SHARDS[0]}.*File too large"), small_files():
         write(tmp_path, lambda rows: (wide[rows],) * (STEPS + 1))
     assert list(contents(tmp_path)) == ["manifest.json"]
 

@@ -5,7 +5,7 @@
 # Expected (test, median over seeds, digits): the on-policy students with own first steps are at the
 #   converged teacher's accuracy from two evaluations on, and their error falls at every step; the
 #   paper's student stops.
-# Cost: about 25 minutes a task. Hardware: two CPU cores.
+# Cost: more than an hour, most of it deblurring. Hardware: two CPU cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 make -s .venv/.installed

@@ -1,0 +1,167 @@
+"""IGNN: one propagation and one linear map, to their equilibrium."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cdeq.core.adjoint import Implicit
+from cdeq.core.cell import Cell
+from cdeq.core.deq import DEQ
+from cdeq.core.solvers import Anderson
+from cdeq.models.graph.adjacency import rows_within
+from cdeq.models.graph.base import GraphDEQ, project, require_shares, require_sizes
+from cdeq.models.graph.batch import GraphContext
+from cdeq.models.graph.sparse import SparseMatrix
+
+Nodes = Float[Tensor, "n h"]
+
+
+class Prepared(NamedTuple):
+    """What one evaluation needs besides Z: computed once a solve."""
+
+    injection: Nodes
+    """A X Uᵀ + b."""
+    weight: Float[Tensor, "h h"]
+    adjacency: SparseMatrix
+
+
+class IGNNCell(Cell):
+    r"""One evaluation is one sparse product.
+
+    .. math:: f(Z, (X, A)) = \mathrm{ReLU}( A \, Z \, W^\top + A \, X \, U^\top + b ) ,
+        \qquad \|W\|_\infty \le \kappa / \lambda_\text{pf}(A)
+
+    With nodes as rows. For κ < 1 the map has exactly one fixed point for every X, and Picard
+    iteration finds it: :math:`\lambda_\text{pf}(|A^\top \otimes W|) \le \kappa`. W is projected
+    where it is used, so the bound holds whatever an optimiser does; adjacency matrices here are
+    normalised, so λ_pf(A) = 1.
+
+    References:
+        | Implicit Graph Neural Networks (Gu et al., 2020)
+        | https://arxiv.org/abs/2009.06211
+
+    Arguments:
+        inputs: Features of a node.
+        hidden: Features of its state.
+        kappa: κ; None leaves W as it is.
+    """
+
+    def __init__(self, inputs: int, hidden: int, kappa: float | None) -> None:
+        super().__init__()
+        self.kappa, self.folded = kappa, False
+        self.injection = nn.Linear(inputs, hidden)
+        self.weight = nn.Parameter(torch.empty(hidden, hidden).uniform_(-1, 1) / hidden**0.5)
+
+    def prepare(self, x: GraphContext) -> Prepared:
+        # the features are projected first: that is where they become few
+        injected = project(x.features, self.injection)
+        return Prepared(x.adjacency @ injected, self._bounded(), x.adjacency)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Project W for the last time, after which it may be anything."""
+        self.weight.copy_(self._bounded())
+        self.folded = True
+
+    def _bounded(self) -> Tensor:
+        if self.kappa is None or self.folded:
+            return self.weight
+        return rows_within(self.weight, self.kappa)
+
+    def forward(self, z: Nodes, x: Prepared) -> Nodes:
+        return torch.addmm(x.injection, x.adjacency @ z, x.weight.t()).relu_()
+
+
+@dataclass(frozen=True, kw_only=True)
+class IGNNSpec:
+    r"""The settings of an `IGNN`.
+
+    Arguments:
+        inputs: Features of a node.
+        hidden: Features of its state.
+        classes: Answers to choose from.
+        kappa: κ in (0, 1), which bounds ‖W‖_∞; None leaves W free.
+        unguaranteed: Allow κ ≥ 1 or None, and give up that there is exactly one equilibrium and
+            that solvers find it: only measurements can tell then.
+        dropout: The share of the state that the head does not see in training.
+        input_dropout: The share of the input that f does not see in training.
+        solver: The forward solver.
+        max_steps: Its budget.
+        tol: Its relative residual.
+        adjoint_steps: The budget of the backward pass.
+
+    Raises:
+        ValueError: When a setting is outside its range.
+    """
+
+    inputs: int = 200
+    hidden: int = 64
+    classes: int = 40
+    kappa: float | None = 0.95
+    unguaranteed: bool = False
+    dropout: float = 0.0
+    input_dropout: float = 0.0
+    solver: Anderson = Anderson(window=3)
+    max_steps: int = 50
+    tol: float | None = 1e-5
+    adjoint_steps: int = 20
+
+    def __post_init__(self) -> None:
+        require_sizes(inputs=self.inputs, hidden=self.hidden, classes=self.classes)
+        require_sizes(max_steps=self.max_steps, adjoint_steps=self.adjoint_steps)
+        require_shares(dropout=self.dropout, input_dropout=self.input_dropout)
+        if self.kappa is not None and not self.kappa > 0.0:
+            raise ValueError(f"`kappa` bounds ‖W‖_∞, so it is above 0; got {self.kappa}.")
+        if not self.unguaranteed and (self.kappa is None or self.kappa >= 1.0):
+            raise ValueError(
+                "`kappa` < 1 is what makes IGNN well-posed: one equilibrium, which every solver "
+                f"finds; got {self.kappa}; to give that up, say `unguaranteed`."
+            )
+
+
+class IGNN(GraphDEQ):
+    """A node classifier: `IGNNCell` to its equilibrium, then a linear head.
+
+    Example:
+        >>> from cdeq.models.graph.adjacency import normalised
+        >>> from cdeq.models.graph.batch import GraphBatch
+        >>> ring = normalised(torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]]), nodes=4)
+        >>> nodes = torch.arange(4)
+        >>> model = IGNN(IGNNSpec(inputs=5, hidden=8, classes=3))
+        >>> model(GraphBatch(torch.rand(4, 5), ring, nodes % 3, nodes)).shape
+        torch.Size([4, 3])
+    """
+
+    Spec = IGNNSpec
+
+    def __init__(self, spec: IGNNSpec) -> None:
+        super().__init__(
+            spec.inputs,
+            spec.hidden,
+            spec.classes,
+            dropout=spec.dropout,
+            input_dropout=spec.input_dropout,
+        )
+        self.spec = spec
+        self.deq = DEQ(
+            IGNNCell(spec.inputs, spec.hidden, spec.kappa),
+            solver=spec.solver,
+            adjoint=Implicit(solver=spec.solver, max_steps=spec.adjoint_steps, tol=spec.tol),
+            max_steps=spec.max_steps,
+            tol=spec.tol,
+            batched=False,
+        )
+
+    @property
+    def products(self) -> float:
+        return 1.0
+
+    @property
+    def well_posed(self) -> str:
+        kappa = self.spec.kappa
+        if kappa is not None and kappa < 1.0:
+            return f"well-posed: ‖W‖_∞ ≤ {kappa} and λ_pf(A) = 1, so f is a contraction."
+        return "not known to be well-posed: W is not held to ‖W‖_∞ < 1; see the audit."

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     **{name: () for name in FLOOR},
     "core": FLOOR,
     "consistency": (*DISK, "core"),
+    "hypersolver": (*DISK, "core", "consistency"),
     "trajectories": (*DISK, "core"),
     "models": (*DISK, "core", "models.base", "models.initializer", "models.operator_norm"),
     "report": ("errors", "atomic"),

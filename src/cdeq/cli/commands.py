@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cdeq.cli import scoring, stages
+from cdeq.cli import baselines, scoring, stages
 from cdeq.cli.stages import Run
 from cdeq.training.engine import launch
 from cdeq.training.processes import on_main, part
@@ -28,7 +28,13 @@ def distill(run: Run) -> None:
 def baseline(run: Run) -> None:
     """Train the baseline: the same f on labels, a network for each number of steps."""
     for steps in run.recipe.few_step_budgets or run.recipe.evaluation.budgets:
-        stages.few_step(run, steps)
+        baselines.few_step(run, steps)
+
+
+def explicit(run: Run) -> None:
+    """Train the explicit networks that the recipe compares with; `--explicit gcn` for one."""
+    for name in run.recipe.explicit_networks:
+        baselines.explicit(run, name)
 
 
 def evaluate(run: Run) -> None:
@@ -42,6 +48,7 @@ def demo(run: Run) -> None:
     cache(run)
     distill(run)
     baseline(run)
+    explicit(run)
     on_main(lambda: _conclude(run))
 
 
@@ -79,6 +86,9 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "baseline": Command(
         baseline, ("seed", "network", "few_step", "few_step_budgets", "hardware"), trains=True
+    ),
+    "explicit": Command(
+        explicit, ("seed", "explicit", "gcn", "gat", "gcnii", "gpm", "hardware"), trains=True
     ),
     "evaluate": Command(evaluate, ("evaluation",)),
     "demo": Command(demo, (), trains=True),

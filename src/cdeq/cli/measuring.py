@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from rich.progress import Progress
+from torch import nn
 
 from cdeq.cli.run_folder import DONE
 from cdeq.cli.stages import Run
@@ -19,8 +20,20 @@ from cdeq.core.solvers import Anderson, Broyden, Picard, Solver
 from cdeq.data.indexed import IndexedData
 from cdeq.evaluation.adaptive import calibrate, stopped_at
 from cdeq.evaluation.certification import Start, certification
-from cdeq.evaluation.sweep import Measurement, distilled, score_few_step, sweep, truncated
+from cdeq.evaluation.costs import cost_of, costs, measurements
+from cdeq.evaluation.explicit import score_explicit
+from cdeq.evaluation.sweep import (
+    Measurement,
+    Method,
+    batches,
+    distilled,
+    score_few_step,
+    sweep,
+    truncated,
+)
 from cdeq.models.base import EquilibriumModel
+from cdeq.models.graph.explicit import ExplicitModel
+from cdeq.recipes.variants import AnyDistilled
 
 SOLVERS: Mapping[str, Solver[Any]] = {
     "picard": Picard(),
@@ -37,11 +50,24 @@ class _Ready(NamedTuple):
     """The virtual times that it was distilled for."""
 
 
+class Baselines(NamedTuple):
+    """What was trained on labels."""
+
+    few_step: Mapping[int, EquilibriumModel]
+    """Networks trained for few steps, by their steps."""
+    explicit: Mapping[str, ExplicitModel]
+    """Networks without an equilibrium, by name."""
+
+    def named(self) -> dict[str, nn.Module]:
+        """All of them."""
+        return {**{str(steps): model for steps, model in self.few_step.items()}, **self.explicit}
+
+
 def measure(
     run: Run,
     teacher: EquilibriumModel,
-    students: Mapping[str, ConsistencyDEQ | UntiedDEQ],
-    baselines: Mapping[int, EquilibriumModel],
+    students: Mapping[str, AnyDistilled],
+    baselines: Baselines,
     part: IndexedData,
 ) -> Iterator[Measurement]:
     """Everything, on one part of the data.
@@ -50,7 +76,7 @@ def measure(
         run: Its recipe says what to look at.
         teacher: The teacher.
         students: By name.
-        baselines: Networks trained for few steps, by their steps.
+        baselines: What was trained on labels.
         part: What to measure on.
     """
     ready = _for_inference(run, students, teacher)
@@ -60,13 +86,18 @@ def measure(
     yield from _certified(run, teacher, ready, part)
     if part is not run.data.validation:  # which chooses the threshold
         yield from _adaptive(run, teacher, ready, part)
+    yield from _costs(run, teacher, ready, part)
     yield from _efforts(run, students)
-    for steps, model in baselines.items():
+    yield from _parameters(teacher, ready, baselines)
+    for steps, model in baselines.few_step.items():
         yield score_few_step(model, steps, part, run.recipe.metric)
+    for name, network in baselines.explicit.items():
+        yield score_explicit(name, network, part, run.recipe.metric)
+        yield from _cost_of_explicit(run, teacher, name, network, part)
 
 
 def _for_inference(
-    run: Run, students: Mapping[str, ConsistencyDEQ | UntiedDEQ], teacher: EquilibriumModel
+    run: Run, students: Mapping[str, AnyDistilled], teacher: EquilibriumModel
 ) -> dict[str, _Ready]:
     """Students as they are used: weights merged, and the paper's also with the solver behind."""
     ready: dict[str, _Ready] = {}
@@ -85,8 +116,7 @@ def _swept(
     run: Run, teacher: EquilibriumModel, students: Mapping[str, _Ready], part: IndexedData
 ) -> list[Measurement]:
     settings = run.recipe.evaluation
-    methods = {name: truncated(solver) for name, solver in SOLVERS.items()}
-    methods |= {name: distilled(*ready) for name, ready in students.items()}
+    methods = _methods(run, students)
     rounds = len(methods) * -(-len(part) // settings.batch_size)
     with Progress(console=run.console) as progress:
         bar = progress.add_task("evaluating            ", total=rounds)
@@ -101,6 +131,55 @@ def _swept(
             batch_size=settings.batch_size,
             advance=lambda: progress.advance(bar),
         )
+
+
+def _methods(run: Run, students: Mapping[str, _Ready]) -> dict[str, Method]:
+    methods = {name: truncated(SOLVERS[name]) for name in run.recipe.evaluation.solvers}
+    return methods | {name: distilled(*ready) for name, ready in students.items()}
+
+
+def _costs(
+    run: Run, teacher: EquilibriumModel, students: Mapping[str, _Ready], part: IndexedData
+) -> Iterator[Measurement]:
+    """What answers to one batch cost, where the recipe asks for it."""
+    settings = run.recipe.evaluation
+    if settings.cost_budgets:
+        batch = next(batches(part, settings.batch_size, teacher.device))
+        methods, rounds = _methods(run, students), settings.cost_rounds
+        yield from costs(teacher, methods, batch, settings.cost_budgets, rounds=rounds)
+
+
+def _cost_of_explicit(
+    run: Run, teacher: EquilibriumModel, name: str, network: ExplicitModel, part: IndexedData
+) -> Iterator[Measurement]:
+    settings = run.recipe.evaluation
+    if settings.cost_budgets:
+        batch = next(batches(part, settings.batch_size, teacher.device))
+        x = teacher.encode(batch)
+        f, z = teacher.bind(x), teacher.initial(x)
+        with torch.no_grad():
+            cost = cost_of(
+                lambda: network.answers(batch), lambda: f(z), rounds=settings.cost_rounds
+            )
+        yield from measurements(name, None, cost._replace(products=round(network.products)))
+
+
+def _parameters(
+    teacher: EquilibriumModel, students: Mapping[str, _Ready], baselines: Baselines
+) -> Iterator[Measurement]:
+    """The numbers that each model is made of, the head of what has none included."""
+    head = _size(teacher) - _size(teacher.deq.cell)
+    sizes = {"teacher": _size(teacher)}
+    for name, (student, _) in students.items():
+        sizes[name] = _size(cast(nn.Module, student)) + head
+    for name, network in baselines.explicit.items():
+        sizes[name] = _size(network)
+    for name, size in sizes.items():
+        yield Measurement(name, None, "parameters", float(size))
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def attained(swept: list[Measurement], metric: str) -> Iterator[Measurement]:
@@ -118,7 +197,7 @@ def _certified(
 ) -> Iterator[Measurement]:
     """What certified answers cost: by solvers alone, by students, and by one that is random."""
     settings = run.recipe.evaluation
-    starts = {name: Start(None, 0, solver=solver) for name, solver in SOLVERS.items()}
+    starts = {name: Start(None, 0, solver=SOLVERS[name]) for name in settings.solvers}
     for name, (student, times) in students.items():
         steps = student.steps if isinstance(student, AnchoredDEQ) else settings.certify_steps
         starts[name] = Start(student, steps, times)
@@ -173,9 +252,7 @@ def _adaptive(
         yield Measurement(name, None, f"{metric.name}_adaptive", found.score)
 
 
-def _efforts(
-    run: Run, students: Mapping[str, ConsistencyDEQ | UntiedDEQ]
-) -> Iterator[Measurement]:
+def _efforts(run: Run, students: Mapping[str, AnyDistilled]) -> Iterator[Measurement]:
     """What each student cost: parameters trained, and its time, with that of the trajectories it
     learned from, over the teacher's."""
     whole, cached = _seconds(run.folder / "teacher"), _seconds(run.folder / "cache")

@@ -8,16 +8,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from cdeq.atomic import write_atomic
-from cdeq.cli.measuring import measure
+from cdeq.cli.baselines import explicit_models, few_step_models
+from cdeq.cli.measuring import Baselines, measure
 from cdeq.cli.run_folder import DONE, versions
-from cdeq.cli.stages import Run, few_step_stage, student_stage
-from cdeq.consistency.student import ConsistencyDEQ
-from cdeq.consistency.untied import UntiedDEQ
+from cdeq.cli.stages import Run, student_stage
 from cdeq.data.indexed import IndexedData
 from cdeq.digest import digest_of
 from cdeq.errors import CDEQError
 from cdeq.models.base import EquilibriumModel
 from cdeq.recipes.base import Splits
+from cdeq.recipes.variants import AnyDistilled
 from cdeq.report import Results, Row, Table, curve, find_metric, merge, panels, pivot, summary
 
 RESULTS = "results.json"
@@ -31,14 +31,15 @@ def evaluate(run: Run) -> Results:
         StoreError: When something in the folder was made with other settings.
     """
     recipe, teacher, path = run.recipe, run.teacher(), run.folder / RESULTS
-    students, baselines = _students(run, teacher), _baselines(run)
+    students = _students(run, teacher)
+    baselines = Baselines(few_step_models(run), explicit_models(run))
     stage = run.stage(
         "evaluation",
         evaluation=recipe.evaluation,
         inference=recipe.student.inference,
         data={name: recipe.data_digest(part) for name, part in _parts(run, *Splits._fields[1:])},
     )
-    named = {"teacher": teacher, **students, **{str(n): model for n, model in baselines.items()}}
+    named = {"teacher": teacher, **students, **baselines.named()}
     done = {"models": {name: digest_of(model) for name, model in named.items()}}
     if run.finished(stage) == done and path.exists():
         run.console.print(f"Evaluation: already done, see {path}.")
@@ -67,7 +68,7 @@ def _parts(run: Run, *names: str) -> Iterator[tuple[str, IndexedData]]:
     return ((name, getattr(run.data, name)) for name in names)
 
 
-def _students(run: Run, teacher: EquilibriumModel) -> dict[str, ConsistencyDEQ | UntiedDEQ]:
+def _students(run: Run, teacher: EquilibriumModel) -> dict[str, AnyDistilled]:
     """The finished ones."""
     students = run.recipe.students
     stages = {name: student_stage(run, name, teacher) for name in students}
@@ -76,14 +77,6 @@ def _students(run: Run, teacher: EquilibriumModel) -> dict[str, ConsistencyDEQ |
         for name, stage in stages.items()
         if stage.outcome() is not None
     }
-
-
-def _baselines(run: Run) -> dict[int, EquilibriumModel]:
-    """The finished ones, by their number of steps."""
-    names = (path.parent.name for path in run.folder.glob(f"few-step-*/{DONE}"))
-    steps = sorted(int(name.rsplit("-", 1)[1]) for name in names)
-    folders = {n: stage.folder for n in steps if (stage := few_step_stage(run, n)).outcome()}
-    return {n: run.recipe.read_model(str(folder)) for n, folder in folders.items()}
 
 
 def report(

@@ -1,4 +1,4 @@
-"""The stages of a run: train, cache, distil, few-step. Each is skipped when it is done already."""
+"""The stages of a run: train, cache, distil. Each is skipped when it is done already."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from cdeq.data.indexed import to_device
 from cdeq.digest import digest_of
 from cdeq.errors import CDEQError, StoreError
 from cdeq.evaluation.audit import audit
-from cdeq.evaluation.sweep import distilled, score_few_step, sweep
+from cdeq.evaluation.sweep import distilled, sweep
 from cdeq.models.base import EquilibriumModel
 from cdeq.plain import Plain, to_plain
 from cdeq.recipes import Recipe
@@ -26,7 +26,7 @@ from cdeq.training.engine import device_of, fit, forget
 from cdeq.training.objective import Objective
 from cdeq.training.plan import Plan
 from cdeq.training.processes import on_main
-from cdeq.training.teacher import FewStepObjective, TeacherObjective
+from cdeq.training.teacher import TeacherObjective
 from cdeq.trajectories import (
     Manifest,
     OnlineTrajectories,
@@ -141,13 +141,6 @@ def student_stage(run: Run, name: str, teacher: EquilibriumModel) -> Stage:
     )
 
 
-def few_step_stage(run: Run, steps: int) -> Stage:
-    """The training of a baseline."""
-    recipe = run.recipe
-    name, plan = f"few-step-{steps}", recipe.few_step
-    return run.training(name, plan, {}, network=recipe.network, few_step=plan)
-
-
 def train(run: Run) -> None:
     """Train the teacher, then audit its convergence on the test set."""
     stage, recipe, data = teacher_stage(run), run.recipe, run.data
@@ -165,14 +158,14 @@ def train(run: Run) -> None:
             reference_steps=recipe.evaluation.reference_steps,
         )[0].value  # fmt: skip
 
-    seconds = _fit(run, stage, objective, recipe.teacher.plan, "training the teacher", score)
+    seconds = fit_stage(run, stage, objective, recipe.teacher.plan, "training the teacher", score)
 
     def conclude() -> None:
         judged = audit(model, data.test, recipe.metric)
         model.save_pretrained(stage.folder)
         verdict = {"converges": judged.converges, "summary": judged.summary()}
         write_json(stage.folder / "audit.json", {**asdict(judged), **verdict})
-        _finish(stage, {"seconds": seconds, **verdict})
+        finish_stage(stage, {"seconds": seconds, **verdict})
         run.console.print(judged.summary(), highlight=False, soft_wrap=True)
 
     on_main(conclude)
@@ -181,7 +174,8 @@ def train(run: Run) -> None:
 def cache(run: Run) -> None:
     """Write the teacher's trajectories to disk."""
     recipe, folder = run.recipe, run.folder / "cache"
-    source, manifest = _online(run, run.teacher())
+    teacher = run.teacher()
+    source, manifest = _online(run, teacher)
     if recipe.trajectories.online:
         run.console.print("Trajectories are recomputed online by this recipe; nothing to cache.")
         return
@@ -197,6 +191,7 @@ def cache(run: Run) -> None:
             manifest,
             source,
             shard_samples=recipe.trajectories.shard_samples,
+            batched=teacher.deq.batched,
             progress=lambda done, total: next(bar, None),
         )
         list(bar)
@@ -220,38 +215,16 @@ def distill(run: Run, name: str) -> None:
     objective = settings.objective(teacher, trajectories)
     student = objective.student
     score = _student_score(run, student, teacher, settings.inference)
-    seconds = _fit(run, stage, objective, settings.plan, f"distilling {name}", score)
+    seconds = fit_stage(run, stage, objective, settings.plan, f"distilling {name}", score)
 
     def conclude() -> None:
         student.save_pretrained(stage.folder)
-        _finish(stage, {"seconds": seconds})
+        finish_stage(stage, {"seconds": seconds})
 
     on_main(conclude)
 
 
-def few_step(run: Run, steps: int) -> None:
-    """Train the honest baseline: the same f on labels, with this many unrolled steps."""
-    stage, recipe = few_step_stage(run, steps), run.recipe
-    if run.finished(stage) is not None:
-        run.console.print(f"few-step-{steps}: already trained in {stage.folder}.")
-        return
-    torch.manual_seed(recipe.seed)
-    model = recipe.model()
-    objective = FewStepObjective(model, steps, recipe.augment())
-
-    def score() -> float:
-        return score_few_step(model, steps, run.data.validation, recipe.metric).value
-
-    seconds = _fit(run, stage, objective, recipe.few_step, f"training few-step {steps}", score)
-
-    def conclude() -> None:
-        model.save_pretrained(stage.folder)
-        _finish(stage, {"seconds": seconds})
-
-    on_main(conclude)
-
-
-def _fit(
+def fit_stage(
     run: Run,
     stage: Stage,
     objective: Objective,
@@ -275,7 +248,8 @@ def _fit(
     return report.seconds
 
 
-def _finish(stage: Stage, outcome: dict[str, object]) -> None:
+def finish_stage(stage: Stage, outcome: dict[str, object]) -> None:
+    """Say what came of a stage whose weights are safe."""
     stage.finish(outcome)
     forget(stage.folder)  # last: until here a killed run has its training back
 

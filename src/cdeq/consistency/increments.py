@@ -38,6 +38,9 @@ class Full(Increments):
 
     Arguments:
         parts: Train only parameters whose names start with one of these; () trains all.
+        free: Let go of what the cell holds its weights to (a norm, a ball) by folding each copy
+            first. The teacher needs a contraction to have an equilibrium at all; a learned step
+            that is taken once does not.
 
     Raises:
         ValueError: When copying, if a part is the beginning of no parameter's name.
@@ -50,16 +53,20 @@ class Full(Increments):
     """
 
     parts: tuple[str, ...] = ()
+    free: bool = False
 
     def copies(self, cell: nn.Module, steps: int) -> list[nn.Module]:
-        names = [name for name, _ in cell.named_parameters()]
+        plain = deepcopy(cell)
+        if self.free and isinstance(plain, Cell):
+            plain.fold()
+        names = [name for name, _ in plain.named_parameters()]
         for part in self.parts:
             if not any(name.startswith(part) for name in names):
                 raise ValueError(
                     f"`parts` are beginnings of the names of the cell's parameters, {names}; got "
                     f"{part!r}."
                 )
-        return [self._copy(cell) for _ in range(steps)]
+        return [self._copy(plain) for _ in range(steps)]
 
     def _copy(self, cell: nn.Module) -> nn.Module:
         copy = deepcopy(cell)

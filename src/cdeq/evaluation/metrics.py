@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cdeq.models.base import Batch
+from cdeq.models.graph.batch import GraphBatch
 from cdeq.models.imaging.batch import DeblurBatch
 from cdeq.models.vision.batch import ImageBatch
 from cdeq.typing import PerSample
@@ -55,6 +56,23 @@ def same_class(output: Tensor, other: Tensor) -> Bool[Tensor, " b"]:
 
 
 ACCURACY = Metric("accuracy", correct, same=same_class)
+
+
+def correct_nodes(output: Tensor, batch: GraphBatch) -> Float[Tensor, " s"]:
+    """1 for each node asked about whose largest logit is its label's, 0 for the others.
+
+    Example:
+        >>> from cdeq.models.graph.adjacency import normalised
+        >>> pair = normalised(torch.tensor([[0], [1]]), nodes=2)
+        >>> batch = GraphBatch(torch.eye(2), pair, torch.tensor([-1, 0]), torch.tensor([1]))
+        >>> correct_nodes(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), batch)
+        tensor([1.])
+    """
+    nodes = batch.nodes
+    return (output[nodes].argmax(1) == batch.label[nodes]).to(output.dtype)
+
+
+NODE_ACCURACY = Metric("accuracy", correct_nodes, same=same_class)
 
 
 def psnr(output: Tensor, batch: DeblurBatch) -> PerSample:

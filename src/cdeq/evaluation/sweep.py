@@ -17,7 +17,7 @@ from cdeq.core.solvers import Anderson, Solver
 from cdeq.data.indexed import IndexedData, to_device
 from cdeq.evaluation.metrics import Metric
 from cdeq.models.base import Batch, EquilibriumModel
-from cdeq.typing import Context, State
+from cdeq.typing import Context, Map, PerSample, State
 
 Method = Callable[[EquilibriumModel, Context, State], Iterator[State]]
 """Yields the state after each evaluation of f, without end."""
@@ -137,9 +137,8 @@ def sweep(
         ).z
         answer = model.decode(exact, x)
         samples.add(("teacher", None, metric.name), metric.score(answer, batch))
-        samples.add(
-            ("teacher", None, "relative_residual"), residual_norm(f, exact, batched=batched)
-        )
+        for kind, residual in residuals(f, exact, batched=batched):
+            samples.add(("teacher", None, kind), residual)
         for name, method in methods.items():
             for nfe, z in _at(method(model, x, z0), budgets):
                 output = model.decode(z, x)
@@ -147,9 +146,25 @@ def sweep(
                 samples.add(
                     (name, nfe, "relative_error"), relative_error(z, exact, batched=batched)
                 )
-                samples.add((name, nfe, "relative_residual"), residual_norm(f, z, batched=batched))
+                for kind, residual in residuals(f, z, batched=batched):
+                    samples.add((name, nfe, kind), residual)
             advance()
     return list(samples.finish(metric))
+
+
+def residuals(f: Map, z: State, *, batched: bool) -> Iterator[tuple[str, PerSample]]:
+    """The relative residual of each sample and, where a single sample has many rows (the nodes of
+    a graph), also that of each row, by the name of the metric; one evaluation of f.
+
+    Example:
+        >>> f, z = torch.zeros_like, torch.ones(3, 2)
+        >>> [(name, len(values)) for name, values in residuals(f, z, batched=False)]
+        [('relative_residual', 1), ('relative_residual_nodes', 3)]
+    """
+    value = f(z)
+    yield "relative_residual", residual_norm(lambda _: value, z, batched=batched)
+    if not batched:
+        yield "relative_residual_nodes", residual_norm(lambda _: value, z)
 
 
 @torch.no_grad()

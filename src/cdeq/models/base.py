@@ -1,6 +1,7 @@
 """The one seam between domains and everything else."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -66,6 +67,18 @@ class EquilibriumModel(nn.Module, ABC):
             CDEQError: When the model offers none.
         """
         raise CDEQError(f"a {type(self).__name__} offers no initializer; distil without one.")
+
+    def neighbours(self) -> Callable[[Context], Map]:
+        """A function that gives, for a context, the linear map which averages any numbers of
+        each position over its neighbours, called as `neighbours(x)(numbers)`.
+
+        Raises:
+            CDEQError: When the model's positions have no neighbours.
+        """
+        raise CDEQError(
+            f"the positions of a {type(self).__name__} have no neighbours, as a graph's nodes "
+            "have; distil without smoothing."
+        )
 
     def divergence(self, output: Tensor, target: Tensor) -> PerSample:
         r"""How far an answer is from the one that is wanted, a sample; no labels.

@@ -1,17 +1,24 @@
 """What every recipe says, whatever its domain."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from cdeq.core.solvers import Anderson
 from cdeq.data.indexed import IndexedData
+from cdeq.errors import CDEQError
 from cdeq.evaluation.metrics import Metric
 from cdeq.models.base import EquilibriumModel
+from cdeq.models.graph.explicit import ExplicitModel
+from cdeq.recipes.explicit import ExplicitRecipe
+from cdeq.recipes.hyper import HyperRecipe
 from cdeq.recipes.students import StudentRecipe, UntiedRecipe
 from cdeq.recipes.variants import VARIANTS, AnyStudent, StudentName
 from cdeq.training.plan import Hardware, Plan, require_count
 from cdeq.training.teacher import Augment, TeacherLoss
+
+SolverName: TypeAlias = Literal["picard", "anderson", "broyden"]
 
 STUDENTS: tuple[StudentName, ...] = ("student-paper", "student-paper-no-aa", "student-best")
 
@@ -75,6 +82,9 @@ class EvaluationRecipe:
         certify_tol: The residual to which answers are certified.
         certify_steps: The evaluations of a student of the paper's kind before the solver takes
             over; a student with first steps of its own takes these.
+        solvers: The solvers that are stopped early, and certified with.
+        cost_budgets: Evaluations at which the costs of answers are measured too; () nowhere.
+        cost_rounds: How often each is timed, beside one evaluation.
         splits: The parts of the data to report on; validation is for choosing between variants.
         batch_size: Samples at a time.
 
@@ -87,6 +97,9 @@ class EvaluationRecipe:
     reference_tol: float | None = None
     certify_tol: float = 1e-3
     certify_steps: int = 2
+    solvers: tuple[SolverName, ...] = ("picard", "anderson", "broyden")
+    cost_budgets: tuple[int, ...] = ()
+    cost_rounds: int = 3
     splits: tuple[Literal["validation", "test"], ...] = ("test",)
     batch_size: int = 512
 
@@ -103,6 +116,9 @@ class EvaluationRecipe:
             if tol is not None and not tol > 0.0:
                 raise ValueError(f"`{name}` is a relative residual above 0; got {tol}.")
         require_count("batch_size", self.batch_size)
+        require_count("cost_rounds", self.cost_rounds)
+        if self.cost_budgets and min(self.cost_budgets) < 1:
+            raise ValueError(f"`cost_budgets` count from 1; got {self.cost_budgets}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +133,7 @@ class Recipe(ABC):
         trajectories: What of it is distilled.
         student: The paper's student and its distillation.
         best: The student with its own first steps, and its distillation.
+        hyper: The learned solver, a baseline of students, and its training.
         few_step: How the baseline of few unrolled steps is trained.
         few_step_budgets: For which numbers of steps; None takes the evaluation's budgets.
         evaluation: What is reported.
@@ -131,6 +148,7 @@ class Recipe(ABC):
     student: StudentRecipe
     best: UntiedRecipe
     few_step: Plan
+    hyper: HyperRecipe = HyperRecipe(plan=Plan(steps=500))
     few_step_budgets: tuple[int, ...] | None = None
     distil: tuple[StudentName, ...] = STUDENTS
     seed: int = 0
@@ -150,7 +168,21 @@ class Recipe(ABC):
     @property
     def students(self) -> dict[str, AnyStudent]:
         """The settings of the students that are distilled, by name."""
-        return {name: VARIANTS[name](self.student, self.best) for name in self.distil}
+        settings = (self.student, self.best, self.hyper)
+        return {name: VARIANTS[name](*settings) for name in self.distil}
+
+    @property
+    def explicit_networks(self) -> Mapping[str, ExplicitRecipe]:
+        """The explicit networks to compare with, by name."""
+        return {}
+
+    def explicit_model(self, name: str) -> ExplicitModel:
+        """A fresh explicit network; its weights depend on torch's global seed.
+
+        Raises:
+            CDEQError: When the recipe has none of this name.
+        """
+        raise CDEQError(f"this recipe has no explicit network {name!r}.")
 
     @property
     @abstractmethod

@@ -10,8 +10,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from cdeq.consistency.student import ConsistencyDEQ
-from cdeq.consistency.untied import UntiedDEQ
 from cdeq.core.solve import residual_norm
 from cdeq.core.tree import map_tensors
 from cdeq.data.indexed import Indices, to_device
@@ -21,9 +19,10 @@ from cdeq.models.base import Batch, EquilibriumModel
 from cdeq.plain import to_plain
 from cdeq.recipes.base import TrajectoryRecipe
 from cdeq.recipes.students import UntiedRecipe
-from cdeq.recipes.variants import AnyStudent
+from cdeq.recipes.variants import AnyDistilled, AnyStudent
 from cdeq.training.distill import DistillationObjective
 from cdeq.training.engine import fit
+from cdeq.training.hyper import HyperObjective
 from cdeq.training.on_policy import BlendedObjective, RolloutObjective
 from cdeq.training.plan import Hardware, Plan
 from cdeq.trajectories.source import Indices as Rows
@@ -38,7 +37,9 @@ from cdeq.typing import State
 ANYBODYS = UntiedRecipe(plan=Plan(steps=400, learning_rate=3e-3))
 """The best student with a careful learning rate."""
 
-AnyObjective: TypeAlias = DistillationObjective | BlendedObjective | RolloutObjective
+AnyObjective: TypeAlias = (
+    DistillationObjective | BlendedObjective | RolloutObjective | HyperObjective
+)
 
 
 def distill(
@@ -52,7 +53,7 @@ def distill(
     seed: int = 0,
     hardware: Hardware | None = None,
     label: str = "distilling",
-) -> ConsistencyDEQ | UntiedDEQ:
+) -> AnyDistilled:
     """Distil a student of a model from batches of its inputs, with or without labels or a head.
 
     The model is left as it is: weights, training modes, gradient flags, device; and so is torch's

@@ -103,13 +103,18 @@ METRICS = (
     Metric(name="parameters", higher=False, spec=_whole),
     Metric(name="seconds", higher=False, spec=_one_decimal),
     Metric(name="effort", higher=False, spec=_two_decimals),
+    Metric(name="products", higher=False, spec=_whole, drawn=False),
+    Metric(name="time", higher=False, spec=_one_decimal, drawn=False),
+    Metric(name="memory", higher=False, spec=_one_decimal, drawn=False),
 )
 """Every metric the project reports.
 
 `relative` is the family of relative errors and residuals, `psnr` is in decibels, `attained` is a
 score over that of the converged teacher, `certified` is the share of samples whose residual met a
 tolerance, `agreement` the share that get the teacher's own answer, `evaluations` how many of f a
-sample took, and `effort` is training time over the teacher's.
+sample took, `effort` is training time over the teacher's, `products` counts products of the
+adjacency matrix, `time` is that of an answer over that of one evaluation, and `memory` is the most
+MiB that it held at once.
 """
 
 
@@ -129,7 +134,8 @@ def find_metric(name: str) -> Metric:
         >>> find_metric("acuracy")
         Traceback (most recent call last):
         ValueError: `metric` must be one whose better direction is known (accuracy, perplexity, \
-relative, psnr, attained, certified, agreement, evaluations, parameters, seconds, effort, alone \
+relative, psnr, attained, certified, agreement, evaluations, parameters, seconds, effort, products, \
+time, memory, alone \
 or continued after `_`); got 'acuracy', did you mean 'accuracy'?
     """
     for metric in METRICS:

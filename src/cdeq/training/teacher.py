@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cdeq.core.regularize import jacobian_penalty
+from cdeq.core.regularize import jacobian_penalty, radius_penalty
 from cdeq.core.state import like, tensors
 from cdeq.data.indexed import Indices
 from cdeq.models.base import Batch, EquilibriumModel
 from cdeq.training.objective import Objective
-from cdeq.typing import Context, State
+from cdeq.typing import Context, Map, State
 
 Augment = Callable[[Batch, torch.Generator], Batch]
 """A random change of a batch that keeps its labels right."""
@@ -22,6 +22,7 @@ class TeacherLoss:
     r"""The task loss at the equilibrium, from random starts and under random budgets.
 
     .. math:: L = L_\text{task}(z^*) + w \, \tfrac1d \|\partial f / \partial z\|_F^2
+        + w_\rho \, \max \big( 0, \rho(\partial f / \partial z) - \rho_0 \big)^2
 
     A fixed budget becomes part of the model: the answer is then wrong at convergence. Drawing the
     budget and the start anew each step makes the equilibrium the only thing that can be learned.
@@ -36,6 +37,8 @@ class TeacherLoss:
         longest: The largest budget drawn.
         random_start: The probability of starting at Gaussian noise instead of the model's z_0.
         jacobian_weight: w ≥ 0; 0 leaves the penalty out.
+        radius_weight: w_ρ ≥ 0; 0 leaves the penalty out.
+        radius_limit: ρ_0 > 0, the spectral radius that costs nothing (see `radius_penalty`).
 
     Raises:
         ValueError: When a setting is outside its range.
@@ -45,6 +48,8 @@ class TeacherLoss:
     longest: int = 35
     random_start: float = 0.5
     jacobian_weight: float = 0.0
+    radius_weight: float = 0.0
+    radius_limit: float = 0.9
 
     def __post_init__(self) -> None:
         if not 1 <= self.shortest <= self.longest:
@@ -56,25 +61,44 @@ class TeacherLoss:
             raise ValueError(
                 f"`random_start` is a probability in [0, 1]; got {self.random_start}."
             )
-        if not self.jacobian_weight >= 0.0:
+        for name in ("jacobian_weight", "radius_weight"):
+            if not getattr(self, name) >= 0.0:
+                raise ValueError(
+                    f"`{name}` weighs a penalty, so it is ≥ 0; got {getattr(self, name)}."
+                )
+        if not self.radius_limit > 0.0:
             raise ValueError(
-                f"`jacobian_weight` weighs a penalty, so it is ≥ 0; got {self.jacobian_weight}."
+                f"`radius_limit` is a spectral radius above 0; got {self.radius_limit}."
             )
 
     def __call__(
         self, model: EquilibriumModel, batch: Batch, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """The loss of one batch: `loss`, and its parts `task` and `jacobian`."""
+        """The loss of one batch: `loss`, and its parts `task`, `jacobian` and `radius`, where
+        there are such."""
         x = model.encode(batch)
         budget = torch.randint(self.shortest, self.longest + 1, (), generator=generator)
         solution = model.deq(x, self._start(model, x, generator), max_steps=int(budget))
         task = model.loss(model.decode(solution.z, x), batch).mean()
-        if self.jacobian_weight == 0.0:
+        parts = {"task": task, **self._penalties(model.bind(x), solution.z, model, generator)}
+        if len(parts) == 1:
             return {"loss": task}
-        penalty = jacobian_penalty(
-            model.bind(x), solution.z, batched=model.deq.batched, generator=generator
-        ).mean()
-        return {"loss": task + self.jacobian_weight * penalty, "task": task, "jacobian": penalty}
+        weights = {"task": 1.0, "jacobian": self.jacobian_weight, "radius": self.radius_weight}
+        total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+        return {"loss": total, **parts}
+
+    def _penalties(
+        self, f: Map, z: State, model: EquilibriumModel, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        batched, parts = model.deq.batched, {}
+        if self.jacobian_weight:
+            penalty = jacobian_penalty(f, z, batched=batched, generator=generator)
+            parts["jacobian"] = penalty.mean()
+        if self.radius_weight:
+            limit = self.radius_limit
+            penalty = radius_penalty(f, z, limit=limit, batched=batched, generator=generator)
+            parts["radius"] = penalty.mean()
+        return parts
 
     def _start(self, model: EquilibriumModel, x: Context, generator: torch.Generator) -> State:
         z0 = model.initial(x)

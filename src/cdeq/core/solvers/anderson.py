@@ -82,8 +82,10 @@ class Anderson(Solver[AndersonState]):
 
     def init(self, z: Flat) -> AndersonState:
         (b, d), m = z.shape, self.window + 1
-        rows = z.new_zeros(b, m, d, dtype=torch.promote_types(z.dtype, torch.float32))
-        return AndersonState(rows, rows.clone(), z.new_zeros(b, m, m, dtype=SOLVED_IN), 0)
+        wide = torch.promote_types(z.dtype, torch.float32)
+        # a row is written before it is read, and filling so much memory costs an evaluation
+        residuals, images = (z.new_empty(b, m, d, dtype=wide) for _ in range(2))
+        return AndersonState(residuals, images, z.new_zeros(b, m, m, dtype=SOLVED_IN), 0)
 
     def step(self, f: FlatMap, z: Flat, state: AndersonState) -> Step[AndersonState]:
         value = f(z)

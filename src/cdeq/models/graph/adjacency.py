@@ -48,7 +48,7 @@ def normalised(
     """
     require_edges(edges, nodes)
     both = torch.cat([edges, edges.flip(0)], dim=1) if undirected else edges
-    loops = torch.arange(nodes).expand(2, -1)
+    loops = torch.arange(nodes, device=edges.device).expand(2, -1)
     # one number an edge: unique on it is many times as fast as on pairs
     keys = torch.cat([both, loops], dim=1)
     rows, columns = _split((keys[1] * nodes + keys[0]).unique(), nodes)
@@ -143,7 +143,10 @@ def rows_within(weight: Float[Tensor, "o i"], radius: float) -> Float[Tensor, "o
                 [ 0.2000, -0.3000]])
     """
     size = weight.abs()
-    falling = size.sort(dim=1, descending=True).values
+    # seen from the largest entry: rounding would lose r next to a huge one
+    below = size - size.detach().amax(1, keepdim=True)
+    falling = below.sort(dim=1, descending=True).values
     counts = torch.arange(1, weight.shape[1] + 1, device=weight.device)
-    theta = ((falling.cumsum(1) - radius) / counts).amax(1, keepdim=True).clamp_min(0.0)
-    return weight.sign() * (size - theta).clamp_min(0.0)
+    theta = ((falling.cumsum(1) - radius) / counts).amax(1, keepdim=True)
+    shortened = weight.sign() * (below - theta).clamp_min(0.0)
+    return torch.where(size.sum(1, keepdim=True) <= radius, weight, shortened)

@@ -1,6 +1,8 @@
 """What the equilibrium models of this domain share: batches, a linear head, losses by node."""
 
 from abc import abstractmethod
+from collections.abc import Callable
+from typing import Protocol
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from cdeq.core.readout import LinearReadout
 from cdeq.models.base import EquilibriumModel
 from cdeq.models.graph.batch import GraphBatch, GraphContext
 from cdeq.models.graph.sparse import SparseMatrix
-from cdeq.typing import PerSample, State
+from cdeq.typing import Map, PerSample, State
 
 
 class GraphDEQ(EquilibriumModel):
@@ -41,23 +43,33 @@ class GraphDEQ(EquilibriumModel):
         """Features and adjacency.
 
         Raises:
-            ValueError: When the features are not as many as the model was built for, or in
-                another precision or on another device than the weights.
+            ValueError: When the features are not as many as the model was built for, the adjacency
+                is of another number of nodes, or either is in another precision or on another
+                device than the weights.
         """
-        here, there = self.head.weight, _values(batch.features)
-        if batch.features.shape[1] != self.inputs:
+        nodes, inputs = batch.features.shape
+        if inputs != self.inputs:
             raise ValueError(
-                f"the model was built for {self.inputs} features a node; got "
-                f"{batch.features.shape[1]}."
+                f"the model was built for {self.inputs} features a node; got {inputs}."
             )
-        if (there.dtype, there.device) != (here.dtype, here.device):
+        if tuple(batch.adjacency.shape) != (nodes, nodes):
             raise ValueError(
-                f"the model's weights are {here.dtype} on {here.device}; got features in "
-                f"{there.dtype} on {there.device}; move one to the other first."
+                f"features of {nodes} nodes need an adjacency of {nodes} by {nodes}; got one of "
+                f"shape {tuple(batch.adjacency.shape)}."
             )
+        self._require_alike(features=_values(batch.features), adjacency=batch.adjacency.matrix)
         share = self.input_dropout if self.training else 0.0
         features = batch.features if share == 0.0 else _dropped(batch.features, share)
         return GraphContext(features, batch.adjacency)
+
+    def _require_alike(self, **given: Tensor) -> None:
+        here = self.head.weight
+        for name, there in given.items():
+            if (there.dtype, there.device) != (here.dtype, here.device):
+                raise ValueError(
+                    f"the model's weights are {here.dtype} on {here.device}; got {name} in "
+                    f"{there.dtype} on {there.device}; move one to the other first."
+                )
 
     def initial(self, x: GraphContext) -> State:
         weight = self.head.weight
@@ -76,6 +88,14 @@ class GraphDEQ(EquilibriumModel):
     def readout(self) -> LinearReadout:
         return LinearReadout([self.hidden], axis=-1)
 
+    def initializer(self) -> nn.Module:
+        from cdeq.models.graph.initializer import NodeInitializer  # which needs `project`
+
+        return NodeInitializer(self.inputs, self.hidden)
+
+    def neighbours(self) -> Callable[[GraphContext], Map]:
+        return _propagate
+
     @property
     @abstractmethod
     def products(self) -> float:
@@ -91,6 +111,7 @@ def project(features: Tensor | SparseMatrix, layer: nn.Linear) -> Float[Tensor, 
     """The linear layer on every node's features, dense or sparse.
 
     Example:
+        >>> import torch
         >>> layer = nn.Linear(3, 2)
         >>> eye = SparseMatrix.of(torch.arange(3), torch.arange(3), torch.ones(3), shape=(3, 3))
         >>> torch.allclose(project(eye, layer), project(torch.eye(3), layer))
@@ -100,6 +121,10 @@ def project(features: Tensor | SparseMatrix, layer: nn.Linear) -> Float[Tensor, 
         return layer(features)
     product = features @ layer.weight.t()
     return product if layer.bias is None else product + layer.bias
+
+
+def _propagate(x: GraphContext) -> Map:
+    return lambda numbers: x.adjacency @ numbers
 
 
 def _values(features: Tensor | SparseMatrix) -> Tensor:
@@ -112,14 +137,37 @@ def _dropped(features: Tensor | SparseMatrix, share: float) -> Tensor | SparseMa
     return features.dropped(share)
 
 
-def require_sizes(**counts: int) -> None:
-    """Refuse a count below 1.
+class Sizes(Protocol):
+    """What a specification says of the data; None is read off the data by who has it."""
+
+    @property
+    def inputs(self) -> int | None: ...
+    @property
+    def classes(self) -> int | None: ...
+
+
+def known(spec: Sizes) -> tuple[int, int]:
+    """Features of a node and number of classes, which a model cannot be built without.
+
+    Raises:
+        ValueError: When they have been left to the data.
+    """
+    if spec.inputs is None or spec.classes is None:
+        raise ValueError(
+            "a model is built for known `inputs` and `classes`; got a specification that leaves "
+            "them to the data: fill them in with `dataclasses.replace`."
+        )
+    return spec.inputs, spec.classes
+
+
+def require_sizes(**counts: int | None) -> None:
+    """Refuse a count below 1; None is one that is not known yet.
 
     Raises:
         ValueError: Names it.
     """
     for name, value in counts.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"`{name}` is a count of at least 1; got {value}.")
 
 

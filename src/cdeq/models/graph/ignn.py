@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from cdeq.core.adjoint import Implicit
 from cdeq.core.cell import Cell
 from cdeq.core.deq import DEQ
-from cdeq.core.solvers import Anderson
+from cdeq.core.solvers import Anderson, Picard
 from cdeq.models.graph.adjacency import rows_within
-from cdeq.models.graph.base import GraphDEQ, project, require_shares, require_sizes
+from cdeq.models.graph.base import GraphDEQ, known, project, require_shares, require_sizes
 from cdeq.models.graph.batch import GraphContext
 from cdeq.models.graph.sparse import SparseMatrix
 
@@ -23,7 +23,7 @@ class Prepared(NamedTuple):
     """What one evaluation needs besides Z: computed once a solve."""
 
     injection: Nodes
-    """A X Uᵀ + b."""
+    """X Uᵀ + b."""
     weight: Float[Tensor, "h h"]
     adjacency: SparseMatrix
 
@@ -31,7 +31,7 @@ class Prepared(NamedTuple):
 class IGNNCell(Cell):
     r"""One evaluation is one sparse product.
 
-    .. math:: f(Z, (X, A)) = \mathrm{ReLU}( A \, Z \, W^\top + A \, X \, U^\top + b ) ,
+    .. math:: f(Z, (X, A)) = \mathrm{ReLU} \big( A \, ( Z \, W^\top + X \, U^\top + b ) \big) ,
         \qquad \|W\|_\infty \le \kappa / \lambda_\text{pf}(A)
 
     With nodes as rows. For κ < 1 the map has exactly one fixed point for every X, and Picard
@@ -56,9 +56,7 @@ class IGNNCell(Cell):
         self.weight = nn.Parameter(torch.empty(hidden, hidden).uniform_(-1, 1) / hidden**0.5)
 
     def prepare(self, x: GraphContext) -> Prepared:
-        # the features are projected first: that is where they become few
-        injected = project(x.features, self.injection)
-        return Prepared(x.adjacency @ injected, self._bounded(), x.adjacency)
+        return Prepared(project(x.features, self.injection), self._bounded(), x.adjacency)
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -72,7 +70,7 @@ class IGNNCell(Cell):
         return rows_within(self.weight, self.kappa)
 
     def forward(self, z: Nodes, x: Prepared) -> Nodes:
-        return torch.addmm(x.injection, x.adjacency @ z, x.weight.t()).relu_()
+        return (x.adjacency @ torch.addmm(x.injection, z, x.weight.t())).relu_()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +78,9 @@ class IGNNSpec:
     r"""The settings of an `IGNN`.
 
     Arguments:
-        inputs: Features of a node.
+        inputs: Features of a node; None leaves it to the data.
         hidden: Features of its state.
-        classes: Answers to choose from.
+        classes: Answers to choose from; None leaves it to the data.
         kappa: κ in (0, 1), which bounds ‖W‖_∞; None leaves W free.
         unguaranteed: Allow κ ≥ 1 or None, and give up that there is exactly one equilibrium and
             that solvers find it: only measurements can tell then.
@@ -97,14 +95,14 @@ class IGNNSpec:
         ValueError: When a setting is outside its range.
     """
 
-    inputs: int = 200
+    inputs: int | None = None
     hidden: int = 64
-    classes: int = 40
+    classes: int | None = None
     kappa: float | None = 0.95
     unguaranteed: bool = False
     dropout: float = 0.0
     input_dropout: float = 0.0
-    solver: Anderson = Anderson(window=3)
+    solver: Anderson | Picard = Picard()
     max_steps: int = 50
     tol: float | None = 1e-5
     adjoint_steps: int = 20
@@ -138,16 +136,17 @@ class IGNN(GraphDEQ):
     Spec = IGNNSpec
 
     def __init__(self, spec: IGNNSpec) -> None:
+        inputs, classes = known(spec)
         super().__init__(
-            spec.inputs,
+            inputs,
             spec.hidden,
-            spec.classes,
+            classes,
             dropout=spec.dropout,
             input_dropout=spec.input_dropout,
         )
         self.spec = spec
         self.deq = DEQ(
-            IGNNCell(spec.inputs, spec.hidden, spec.kappa),
+            IGNNCell(inputs, spec.hidden, spec.kappa),
             solver=spec.solver,
             adjoint=Implicit(solver=spec.solver, max_steps=spec.adjoint_steps, tol=spec.tol),
             max_steps=spec.max_steps,

@@ -62,6 +62,14 @@ class SparseMatrix(NamedTuple):
         return self.matrix.shape
 
     @property
+    def symmetric(self) -> bool:
+        """Whether A = Aᵀ: as it was said, or, where both are stored, as their entries show."""
+        if self.transposed is None:
+            return True
+        pairs = zip(self.parts(), self.t().parts(), strict=True)
+        return self.shape[0] == self.shape[1] and all(torch.equal(a, b) for a, b in pairs)
+
+    @property
     def entries(self) -> int:
         """How many are stored."""
         return self.matrix.values().numel()
@@ -78,9 +86,11 @@ class SparseMatrix(NamedTuple):
         """A copy without a random share of the entries, the others scaled by 1 / (1 - share)."""
         values = torch.nn.functional.dropout(self.matrix.values(), share)
         crow, columns, _ = self.parts()
-        rows = torch.repeat_interleave(torch.arange(len(crow) - 1), crow.diff())
+        rows = torch.repeat_interleave(
+            torch.arange(len(crow) - 1, device=crow.device), crow.diff()
+        )
         kept = values != 0
-        places = rows.to(columns)[kept], columns[kept]
+        places = rows[kept], columns[kept]
         return SparseMatrix.of(*places, values[kept], shape=(self.shape[0], self.shape[1]))
 
     def __matmul__(self, dense: Float[Tensor, "m d"]) -> Float[Tensor, "n d"]:

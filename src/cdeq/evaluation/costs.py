@@ -1,0 +1,121 @@
+"""What an answer costs at each budget: sparse products, time over one evaluation, memory."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cdeq.evaluation.memory import peak_bytes
+from cdeq.evaluation.sweep import Measurement, Method
+from cdeq.evaluation.timing import side_by_side
+from cdeq.models.base import Batch, EquilibriumModel
+
+MIB = 2**20
+
+
+class Cost(NamedTuple):
+    """The cost of one computation."""
+
+    products: int
+    """Products of a sparse matrix as large as the graph, whichever way they are computed."""
+    ratio: float
+    """Its time over that of the other computation."""
+    mebibytes: float
+    """The most memory of tensors that it made, alive at once; weights and batch not included."""
+
+
+@torch.no_grad()
+def costs(
+    model: EquilibriumModel,
+    methods: Mapping[str, Method],
+    batch: Batch,
+    budgets: Sequence[int],
+    *,
+    rounds: int,
+) -> Iterator[Measurement]:
+    """What each method's answer to one batch costs at each budget, from the batch to the answer.
+
+    Yields `products` (where there are any), `time` as a ratio to one bare evaluation of the
+    teacher's f, measured side by side in alternating rounds, and `memory` in MiB.
+
+    Arguments:
+        model: The teacher.
+        methods: By name.
+        batch: What to answer.
+        budgets: Evaluations of f.
+        rounds: How often each is timed.
+    """
+    model.eval()
+    x = model.encode(batch)
+    f, z = model.bind(x), model.initial(x)
+
+    def bare() -> object:
+        return f(z)
+
+    for name, method in methods.items():
+        for nfe in budgets:
+
+            def answer() -> object:
+                x = model.encode(batch)
+                run = islice(method(model, x, model.initial(x)), nfe)  # noqa: B023
+                *_, z = run
+                return model.decode(z, x)
+
+            cost = cost_of(answer, bare, rounds=rounds)
+            yield from measurements(name, nfe, cost)
+
+
+def cost_of(run: Callable[[], object], unit: Callable[[], object], *, rounds: int) -> Cost:
+    """The cost of a computation, its time over that of another one.
+
+    Example:
+        >>> double = lambda: torch.ones(2**18).double()
+        >>> cost = cost_of(double, double, rounds=1)
+        >>> cost.products, cost.mebibytes
+        (0, 3.0)
+    """
+    with _SparseProducts() as products:
+        memory = peak_bytes(run)
+    return Cost(products.count, side_by_side((run, unit), rounds), memory / MIB)
+
+
+def measurements(name: str, nfe: int | None, cost: Cost) -> Iterator[Measurement]:
+    """A cost as rows of a result."""
+    if cost.products:
+        yield Measurement(name, nfe, "products", float(cost.products))
+    yield Measurement(name, nfe, "time", cost.ratio)
+    yield Measurement(name, nfe, "memory", cost.mebibytes)
+
+
+class _SparseProducts(TorchDispatchMode):
+    """Counts products of a square sparse matrix, which in graphs is the adjacency."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401 - torch's own protocol
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        if func.overloadpacket in _PRODUCTS:
+            self.count += any(map(_square_sparse, args))
+        return func(*args, **(kwargs or {}))
+
+
+_PRODUCTS = {
+    getattr(torch.ops.aten, name)
+    for name in ("_sparse_mm_reduce_impl", "mm", "addmm", "mv", "addmv", "_sparse_mm")
+}
+
+
+def _square_sparse(argument: object) -> bool:
+    if not isinstance(argument, Tensor) or argument.layout is not torch.sparse_csr:
+        return False
+    return argument.shape[0] == argument.shape[1]

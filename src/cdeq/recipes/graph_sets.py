@@ -1,0 +1,141 @@
+"""Recipes of node classification, by graph and by teacher."""
+
+from dataclasses import replace
+
+from cdeq.consistency.increments import Full
+from cdeq.core.solvers import Anderson
+from cdeq.models.graph.eignn import EIGNNSpec
+from cdeq.models.graph.ignn import IGNNSpec
+from cdeq.models.graph.mignn import MIGNNSpec
+from cdeq.recipes.base import EvaluationRecipe, TeacherRecipe, TrajectoryRecipe
+from cdeq.recipes.graph import GraphRecipe
+from cdeq.recipes.graph_sources import ChainsSource, FileSource, OGBSource, PyGSource, Source
+from cdeq.recipes.students import StudentRecipe, UntiedRecipe
+from cdeq.training.plan import Plan
+from cdeq.training.teacher import TeacherLoss
+
+FREE = UntiedRecipe(plan=Plan(steps=1), increments=Full(free=True))
+"""Learned steps of their own kind, which nothing holds to a contraction."""
+
+BUDGETS = EvaluationRecipe(
+    budgets=(1, 2, 3, 4, 5, 6, 7, 8, 9, 10),
+    reference_steps=100,
+    reference_tol=1e-6,
+    certify_tol=1e-4,
+    cost_budgets=(1, 2, 5, 10),
+)
+
+
+def _classified(source: Source) -> GraphRecipe:
+    """What all of them begin with: plans for graphs of thousands of nodes."""
+    quick = Plan(steps=200, learning_rate=1e-2, warmup=20, checkpoint_every=50)
+    return GraphRecipe(
+        source=source,
+        network=IGNNSpec(hidden=64, dropout=0.5, input_dropout=0.0),
+        teacher=TeacherRecipe(
+            # the equilibrium is unique, so that neither start nor budget can become part of it
+            loss=TeacherLoss(shortest=20, longest=40, random_start=0.0),
+            plan=replace(quick, weight_decay=5e-4, validate_every=10),
+        ),
+        trajectories=TrajectoryRecipe(max_steps=20),
+        student=StudentRecipe(plan=replace(quick, learning_rate=3e-3)),
+        best=replace(FREE, plan=replace(quick, learning_rate=3e-3)),
+        few_step=replace(quick, weight_decay=5e-4, validate_every=10),
+        few_step_budgets=(1, 2, 5),
+        evaluation=BUDGETS,
+    )
+
+
+def chains() -> GraphRecipe:
+    """Generated paths whose class is told at one end: seconds, no data needed."""
+    recipe = _classified(ChainsSource())
+    quick = Plan(steps=40, learning_rate=1e-2, warmup=5, checkpoint_every=20)
+    return replace(
+        recipe,
+        network=IGNNSpec(hidden=16, max_steps=100),
+        teacher=TeacherRecipe(
+            loss=TeacherLoss(shortest=60, longest=60, random_start=0.0),
+            plan=replace(quick, steps=150, validate_every=25),
+        ),
+        student=StudentRecipe(plan=quick),
+        best=replace(FREE, plan=quick),
+        few_step=replace(quick, validate_every=10),
+        evaluation=replace(BUDGETS, budgets=(1, 2, 5, 10), cost_budgets=(1, 2)),
+    )
+
+
+def own_graph() -> GraphRecipe:
+    """A graph of your own, `--source.path GRAPH.npz` or a PyG `Data` in a .pt."""
+    return _classified(FileSource())
+
+
+def cora() -> GraphRecipe:
+    """Cora: 2,708 papers, the public split; a minute."""
+    return _classified(PyGSource(family="planetoid", name="Cora"))
+
+
+def citeseer() -> GraphRecipe:
+    """CiteSeer: 3,327 papers, the public split; a minute."""
+    return _classified(PyGSource(family="planetoid", name="CiteSeer"))
+
+
+def photo() -> GraphRecipe:
+    """Amazon Photo: 7,650 products; a seeded split of 20 training nodes a class."""
+    return _classified(PyGSource(family="amazon", name="Photo"))
+
+
+def computers() -> GraphRecipe:
+    """Amazon Computers: 13,752 products; a seeded split of 20 training nodes a class."""
+    return _classified(PyGSource(family="amazon", name="Computers"))
+
+
+def physics() -> GraphRecipe:
+    """Coauthor Physics: 34,493 authors; a seeded split of 20 training nodes a class."""
+    return _classified(PyGSource(family="coauthor", name="Physics"))
+
+
+def arxiv() -> GraphRecipe:
+    """ogbn-arxiv whole: 169,343 papers; minutes on two cores."""
+    plan = Plan(steps=150, learning_rate=2e-2, warmup=15, checkpoint_every=25)
+    return replace(
+        _classified(OGBSource()),
+        network=IGNNSpec(hidden=64, dropout=0.1, tol=1e-4, max_steps=20, adjoint_steps=8),
+        teacher=TeacherRecipe(
+            loss=TeacherLoss(shortest=12, longest=20, random_start=0.0),
+            plan=replace(plan, validate_every=50),
+        ),
+        trajectories=TrajectoryRecipe(max_steps=16),
+        student=StudentRecipe(plan=replace(plan, steps=40, learning_rate=3e-3)),
+        best=replace(FREE, plan=replace(plan, steps=40, learning_rate=3e-3)),
+        few_step=replace(plan, steps=100),
+    )
+
+
+def unconstrained(recipe: GraphRecipe) -> GraphRecipe:
+    """The recipe with W free, and its spectral radius held down by a penalty alone."""
+    network, loss = recipe.network, recipe.teacher.loss
+    assert isinstance(network, IGNNSpec)
+    solver = Anderson(window=5)
+    return replace(
+        recipe,
+        network=replace(network, kappa=None, unguaranteed=True, solver=solver, max_steps=40),
+        teacher=replace(
+            recipe.teacher, loss=replace(loss, shortest=20, longest=30, radius_weight=10.0)
+        ),
+        trajectories=TrajectoryRecipe(max_steps=40),
+    )
+
+
+def eignn(recipe: GraphRecipe) -> GraphRecipe:
+    """The recipe with EIGNN as its teacher."""
+    old = recipe.network
+    network = EIGNNSpec(hidden=old.hidden, dropout=old.dropout, tol=old.tol)
+    return replace(recipe, network=network)
+
+
+def mignn(recipe: GraphRecipe) -> GraphRecipe:
+    """The recipe with MIGNN as its teacher."""
+    old = recipe.network
+    assert isinstance(old, IGNNSpec)
+    network = MIGNNSpec(hidden=old.hidden, dropout=old.dropout, tol=old.tol)
+    return replace(recipe, network=network)

@@ -273,6 +273,8 @@ def test_without_pyg_dictionaries_are_read_and_what_is_missing_is_said(tmp_path:
 
 def test_reading_allows_nothing_for_others_and_takes_nothing_from_them(tmp_path: Path) -> None:
     """PyTorch Geometric allows torch some of its classes; the scope that adds more keeps those."""
+    from torch_geometric.data import Data
+
     path = pt_data(tmp_path, BASE)
     before, load = list(torch.serialization.get_safe_globals()), torch.load
     read_graph_file(path)
@@ -280,4 +282,5 @@ def test_reading_allows_nothing_for_others_and_takes_nothing_from_them(tmp_path:
     with pytest.raises(StoreError):
         read_graph_file(path)
     assert set(torch.serialization.get_safe_globals()) == set(before)
+    assert Data in before  # otherwise an earlier reading has taken it away
     assert torch.load is load

@@ -125,6 +125,8 @@ def test_every_dtype_of_a_cache_is_known_to_it(dtype: str) -> None:
 def test_every_student_that_can_be_named_has_a_meaning() -> None:
     assert set(get_args(StudentName)) == set(VARIANTS)
     recipe = RECIPES["digits"]()
-    meanings = [variant(recipe.student, recipe.best, recipe.hyper) for variant in VARIANTS.values()]
+    meanings = [
+        variant(recipe.student, recipe.best, recipe.hyper) for variant in VARIANTS.values()
+    ]
     doubles = [a for i, a in enumerate(meanings) if a in meanings[:i]]
     assert not doubles, "two names for one student"

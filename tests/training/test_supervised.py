@@ -143,6 +143,11 @@ def test_recipes_are_settings_that_build_and_read(name: str, tmp_path: Path) -> 
     assert type(read) is type(model) and same(read, model)
 
 
+def test_a_recipe_decides_how_many_nodes_an_update_sees() -> None:
+    assert fresh("gcn").augment is None
+    assert fresh("gpm").augment == SomeNodes(5)
+
+
 def test_a_recipe_for_other_data_is_refused() -> None:
     recipe = ExplicitRecipe(network=GCNSpec(inputs=5), plan=PLAN)
     assert recipe.build(inputs=5, classes=2).spec.classes == 2

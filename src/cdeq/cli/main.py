@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cdeq.cli.commands import COMMANDS, start
 from cdeq.cli.keys import key_lines
-from cdeq.cli.scoring import compare, report, show
+from cdeq.cli.scoring import combined, compare, report, show
 from cdeq.cli.stages import Run
 from cdeq.errors import CDEQError
 from cdeq.evaluation.timing import bench
@@ -23,6 +23,7 @@ from cdeq.training.processes import is_main
 from cdeq.training.stopping import Interrupted
 
 OTHER_COMMANDS = {
+    "combine": "Put results of several recipes side by side: `ignn=FILE eignn=FILE`.",
     "bench": "Measure the cost of solvers and student steps, as ratios.",
     "compare": "Draw chosen models of several result files, a row of axes a task.",
     "report": "Merge runs that differ in their seed; write table and pictures.",
@@ -74,6 +75,19 @@ class CompareOptions:
 
 
 @dataclass(frozen=True)
+class CombineOptions:
+    """What to put side by side.
+
+    Arguments:
+        results: LABEL=FILE, a result file under the label that its models get; `=FILE` for none.
+        output: Where to write, without suffix: .json and .md.
+    """
+
+    results: tyro.conf.Positional[tuple[str, ...]]
+    output: Path
+
+
+@dataclass(frozen=True)
 class BenchOptions:
     """What to measure.
 
@@ -119,10 +133,28 @@ def _dispatch(given: list[str], console: Console) -> None:
     elif command == "compare":
         wanted = tyro.cli(CompareOptions, prog="cdeq compare", args=given[1:])
         compare(wanted.results, wanted.models, wanted.output, console)
+    elif command == "combine":
+        parts = tyro.cli(CombineOptions, prog="cdeq combine", args=given[1:])
+        show(combined(_labelled(parts.results), parts.output), console)
     elif command in COMMANDS:
         start(command, _run(command, given[1:], console))
     else:
         _unknown("command", command, [*COMMANDS, *OTHER_COMMANDS])
+
+
+def _labelled(pairs: Sequence[str]) -> dict[str, Path]:
+    """LABEL=FILE, taken apart.
+
+    Raises:
+        ValueError: When one has no `=`, or a label comes twice.
+    """
+    split = [pair.partition("=") for pair in pairs]
+    labels = [label for label, _, _ in split]
+    if not all(sign for _, sign, _ in split) or len({*labels}) != len(labels):
+        raise ValueError(
+            f"results are named LABEL=FILE, each label once; got {' '.join(pairs) or 'none'}."
+        )
+    return {label: Path(file) for label, _, file in split}
 
 
 def _run(command: str, given: list[str], console: Console) -> Run:

@@ -1,7 +1,7 @@
 """The last stages of a run: evaluate, and report as tables and pictures."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,7 +18,18 @@ from cdeq.errors import CDEQError
 from cdeq.models.base import EquilibriumModel
 from cdeq.recipes.base import Splits
 from cdeq.recipes.variants import AnyDistilled
-from cdeq.report import Results, Row, Table, curve, find_metric, merge, panels, pivot, summary
+from cdeq.report import (
+    Results,
+    Row,
+    Table,
+    combine,
+    curve,
+    find_metric,
+    merge,
+    panels,
+    pivot,
+    summary,
+)
 
 RESULTS = "results.json"
 
@@ -104,15 +115,32 @@ def report(
         )
     loaded = [Results.load(path) for path in paths]
     results = loaded[0] if len(loaded) == 1 else merge(loaded)
-    results.save(output.with_name(f"{output.name}.json"))
-    tables = (f"### {title}\n\n{table.markdown()}" for title, table in _tables(results))
-    write_atomic(output.with_name(f"{output.name}.md"), "\n\n".join(tables).encode() + b"\n")
+    _write(results, output)
     drawn = filter(lambda name: find_metric(name).drawn, _metrics(results)) if pictures else ()
     for metric in drawn:
         path = output.with_name(f"{output.name}-{metric.replace('_', '-')}.png")
         curve(results, metric, "test", path)
         console.print(f"picture: {path}", highlight=False, soft_wrap=True)
     return results
+
+
+def combined(paths: Mapping[str, Path], output: Path) -> Results:
+    """Put results of several recipes into one file, and write its tables.
+
+    Raises:
+        ValueError: When they are of different tasks.
+        StoreError: When a result file is missing or damaged.
+    """
+    whole = combine({label: Results.load(path) for label, path in paths.items()}, output.name)
+    _write(whole, output)
+    return whole
+
+
+def _write(results: Results, output: Path) -> None:
+    """`output`.json and the tables in `output`.md."""
+    results.save(output.with_name(f"{output.name}.json"))
+    tables = (f"### {title}\n\n{table.markdown()}" for title, table in _tables(results))
+    write_atomic(output.with_name(f"{output.name}.md"), "\n\n".join(tables).encode() + b"\n")
 
 
 def compare(paths: Sequence[Path], models: Sequence[str], output: Path, console: Console) -> None:

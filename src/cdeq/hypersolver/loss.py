@@ -46,9 +46,9 @@ class HyperLoss:
         | https://openreview.net/forum?id=B0oHOwT5ENL
 
     Arguments:
-        path_weight: λ_1 ≥ 0.
-        start_weight: λ_2 ≥ 0.
-        alpha_weight: λ_3 ≥ 0, where it begins.
+        path_weight: λ_1 ≥ 0, of the error on the way.
+        start_weight: λ_2 ≥ 0, of the initializer's error.
+        alpha_weight: λ_3 ≥ 0, of the mixed residuals, where it begins.
         detach: Cut the gradient where a step's state goes into the next, so that nothing is
             differentiated through f but the first step; the paper goes through all of them.
 

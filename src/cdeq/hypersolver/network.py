@@ -113,15 +113,21 @@ class WindowNetwork(nn.Module):
         nn.init.zeros_(self.heads.bias)
 
     def forward(self, codes: Float[Tensor, "u p m"]) -> Mixing:
-        low, high = codes.flatten(1).aminmax(dim=1, keepdim=True)
-        largest = torch.maximum(high, -low).clamp_min(torch.finfo(codes.dtype).tiny)
-        h = codes / largest.unsqueeze(2)
+        h = codes / _largest(codes)
         h = h + self.norm(_convolved(h, self.kernel)).relu_()
         heads = _convolved(h, self.heads.weight.unsqueeze(2)) + self.heads.bias.unsqueeze(1)
         a, b = heads.unbind(1)
         a = a + F.pad(a.new_ones(1), (a.shape[1] - 1, 0))
         alpha = a + (1 - a.sum(1, keepdim=True)) / a.shape[1]
         return Mixing(alpha, 1 + 0.5 * torch.tanh(b.mean(1)))
+
+
+def _largest(codes: Float[Tensor, "u p m"]) -> Float[Tensor, "u 1 1"]:
+    """The largest number of each window; 1 at the equilibrium itself, where all of them vanish."""
+    low, high = codes.flatten(1).aminmax(dim=1, keepdim=True)
+    largest = torch.maximum(high, -low)
+    something = largest > torch.finfo(codes.dtype).tiny ** 0.5
+    return largest.where(something, 1.0).unsqueeze(2)
 
 
 def _convolved(h: Float[Tensor, "u p m"], kernel: Float[Tensor, "q p s"]) -> Tensor:

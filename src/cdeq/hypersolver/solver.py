@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from cdeq.consistency.student import Teacher, placed, require_teacher, teacher_digest
 from cdeq.core.cell import bind
-from cdeq.core.readout import LinearReadout, MLPReadout, Time
+from cdeq.core.readout import LinearReadout, Time
 from cdeq.core.state import Layout, like, tensors
 from cdeq.errors import StoreError
 from cdeq.hypersolver.network import Compression, Mixing, WindowNetwork
@@ -137,10 +137,10 @@ class HyperDEQ(nn.Module):
             TypeError: When the teacher's readout does not say what the features of its state are.
         """
         readout, cell = teacher.readout(), deepcopy(teacher.deq.cell)
-        if not isinstance(readout, LinearReadout | MLPReadout):
+        if not isinstance(readout, LinearReadout):
             raise TypeError(
-                "what features a state has is read off the teacher's readout, a LinearReadout or "
-                f"MLPReadout; got {type(readout).__name__}: build a Compression for the state."
+                "what features a state has is read off the teacher's readout, a LinearReadout; "
+                f"got {type(readout).__name__}: build a Compression for the state."
             )
         compression = Compression(
             readout.features,

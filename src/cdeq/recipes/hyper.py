@@ -32,7 +32,7 @@ class HyperRecipe:
         initializer: Whether the model's own initializer guesses where a run starts.
         loss: What is minimised, on runs of the solver's own.
         shortest: The smallest number of steps of a run, drawn anew for each batch.
-        longest: The largest.
+        longest: The largest; what it does in more evaluations than that, it was never taught.
 
     Raises:
         ValueError: When a setting is outside its range, or codes are smoothed that no position

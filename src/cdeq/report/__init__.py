@@ -4,6 +4,8 @@ Everything here reads result JSON only: no tensor, no model, no torch. Matplotli
 is imported by the functions that draw.
 """
 
+from cdeq.report.combining import combine as combine
+from cdeq.report.listing import listing as listing
 from cdeq.report.merging import merge as merge
 from cdeq.report.metrics import METRICS as METRICS
 from cdeq.report.metrics import Metric as Metric

@@ -134,9 +134,8 @@ def find_metric(name: str) -> Metric:
         >>> find_metric("acuracy")
         Traceback (most recent call last):
         ValueError: `metric` must be one whose better direction is known (accuracy, perplexity, \
-relative, psnr, attained, certified, agreement, evaluations, parameters, seconds, effort, products, \
-time, memory, alone \
-or continued after `_`); got 'acuracy', did you mean 'accuracy'?
+relative, psnr, attained, certified, agreement, evaluations, parameters, seconds, effort, \
+products, time, memory, alone or continued after `_`); got 'acuracy', did you mean 'accuracy'?
     """
     for metric in METRICS:
         if name == metric.name or name.startswith(f"{metric.name}_"):

@@ -5,6 +5,7 @@ A quotation stands between one of these lines and an `<!-- end -->`:
     <!-- table FILE METRIC -->                  a metric by budget, see `pivot`
     <!-- table FILE METRIC MODEL,MODEL,… -->    the same, of these models only
     <!-- summary FILE METRIC METRIC … -->       metrics without a budget, see `summary`
+    <!-- listing FILE NFE,NFE,… METRIC … -->   everything at some budgets, see `listing`
     <!-- ratios FILE -->                        ratios of measured costs
 
 `python -m cdeq.report.quoting README.md` renews all of them, and a test refuses stale ones.
@@ -17,11 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cdeq.atomic import write_atomic
+from cdeq.report.listing import listing
 from cdeq.report.results import Results
 from cdeq.report.tables import pivot, summary
 
 _QUOTE = re.compile(
-    r"(<!-- (table|summary|ratios) (\S+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL
+    r"(<!-- (table|summary|listing|ratios) (\S+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL
 )
 
 
@@ -57,12 +59,16 @@ def _quotation(kind: str, path: Path, words: Sequence[str]) -> str:
             return pivot(Results.load(path), metric, "test", models=models.split(",")).markdown()
         case "summary", [_, *_]:
             return summary(Results.load(path), words, "test").markdown()
+        case "listing", [budgets, _, *_]:
+            wanted = [None if nfe == "-" else int(nfe) for nfe in budgets.split(",")]
+            return listing(Results.load(path), words[1:], wanted, "test").markdown()
         case "ratios", []:
             return _ratios(path)
         case _:
             raise ValueError(
                 "a quotation must read `table FILE METRIC`, `table FILE METRIC MODEL,MODEL`, "
-                "`summary FILE METRIC METRIC` or `ratios FILE`; "
+                "`summary FILE METRIC METRIC`, `listing FILE NFE,NFE METRIC METRIC` or "
+                "`ratios FILE`; "
                 f"got `{' '.join([kind, str(path), *words])}`."
             )
 

@@ -129,12 +129,12 @@ def pivot(
     budgets = sort_budgets(row.nfe for row in rows)
     grid = [[table.get((model, nfe)) for nfe in budgets] for model in models]
     return Table(
-        caption=f"{split} {_heading(metric)}",
+        caption=f"{split} {heading(metric)}",
         corner="NFE",
         columns=tuple("converged" if nfe is None else str(nfe) for nfe in budgets),
         names=models,
-        cells=tuple(tuple(_cell(row, kind) for row in line) for line in grid),
-        best=_best(grid, [kind] * len(budgets)),
+        cells=tuple(tuple(show_cell(row, kind) for row in line) for line in grid),
+        best=best_cells(grid, [kind] * len(budgets)),
     )
 
 
@@ -175,10 +175,10 @@ def summary(results: Results, metrics: Sequence[str], split: str) -> Table:
     return Table(
         caption=split,
         corner="",
-        columns=tuple(_heading(metric) for metric in metrics),
+        columns=tuple(heading(metric) for metric in metrics),
         names=models,
-        cells=tuple(tuple(map(_cell, line, kinds)) for line in grid),
-        best=_best(grid, kinds),
+        cells=tuple(tuple(map(show_cell, line, kinds)) for line in grid),
+        best=best_cells(grid, kinds),
     )
 
 
@@ -244,15 +244,19 @@ def _without_budget(results: Results, metric: str, split: str) -> dict[str, Row]
     return found
 
 
-def _heading(metric: str) -> str:
+def heading(metric: str) -> str:
+    """A metric as the heading of a column, with the direction that is better."""
     return f"{metric.replace('_', ' ')} {find_metric(metric).arrow}"
 
 
-def _cell(row: Row | None, kind: Metric) -> str:
+def show_cell(row: Row | None, kind: Metric) -> str:
+    """A number as it stands in a table."""
     return MISSING if row is None else kind.show(row.value, row.spread)
 
 
-def _best(grid: list[list[Row | None]], kinds: Sequence[Metric]) -> frozenset[tuple[int, int]]:
+def best_cells(
+    grid: list[list[Row | None]], kinds: Sequence[Metric]
+) -> frozenset[tuple[int, int]]:
     columns = zip(zip(*grid, strict=True), kinds, strict=True)
     return frozenset(
         (i, j) for j, (column, kind) in enumerate(columns) for i in _winners(column, kind)

@@ -209,7 +209,7 @@ def test_the_projection_differentiates(name: str) -> None:
 
 
 def test_a_large_graph_is_not_decomposed() -> None:
-    with pytest.raises(ValueError, match="up to 4000 nodes, .*; got 4001 nodes; iterate"):
+    with pytest.raises(ValueError, match=r"up to 4000 nodes, .*; got 4001 nodes; iterate"):
         spectrum(normalised(torch.zeros(2, 0, dtype=torch.long), nodes=4001))
 
 

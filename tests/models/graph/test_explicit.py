@@ -16,7 +16,7 @@ from cdeq.errors import CDEQError, StoreError
 from cdeq.models.graph.adjacency import normalised
 from cdeq.models.graph.batch import GraphBatch
 from cdeq.models.graph.convolutional import GAT, GCN, GCNII, GATSpec, GCNIISpec, GCNSpec
-from cdeq.models.graph.explicit import ExplicitModel
+from cdeq.models.graph.explicit import ExplicitModel, thinned
 from cdeq.models.graph.geometric import attended, convolutions
 from cdeq.models.graph.gpm import GPM, GPMSpec
 from cdeq.models.graph.sparse import SparseMatrix
@@ -158,6 +158,48 @@ def test_sparse_features_are_trained_on(name: str) -> None:
     model = model_of(name).train()
     model.losses(few).sum().backward()
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("form", [lambda dense: dense, sparse], ids=["dense", "sparse"])
+def test_features_are_thinned_in_training_alone(form: Callable) -> None:
+    features, share = form(torch.ones(300, 50, dtype=torch.float64)), 0.2
+    for same in (thinned(features, share, False), thinned(features, 0.0, True)):
+        assert same is features
+    torch.manual_seed(0)
+    left = thinned(features, share, True)
+    dense = left if isinstance(left, Tensor) else left @ torch.eye(50, dtype=torch.float64)
+    assert {round(value, 9) for value in dense.unique().tolist()} == {0.0, 1.25}
+    assert float((dense == 0).double().mean()) == pytest.approx(share, abs=0.02)
+
+
+@each_model
+def test_training_drops_what_its_seed_says(name: str) -> None:
+    """A network of one layer has nothing to drop, and no other draws anew in evaluation."""
+    model, found = model_of(name).train(), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(model.answers(ODD).detach())
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2]) == name.endswith("-1")
+
+
+DROPPED = {"gcn": 2, "gcn-1": 0, "gat": 2, "gat-1": 0, "gcnii": 4 + 2, "gcnii-shared": 3 + 2}
+
+
+@each_convolutional
+def test_dropout_is_in_all_its_places(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, dropout, shares = model_of(name).train(), F.dropout, list[float]()
+
+    def counted(x: Tensor, p: float, training: bool = True) -> Tensor:
+        shares.append(p * training)
+        return dropout(x, p, training)
+
+    monkeypatch.setattr(F, "dropout", counted)
+    model(ODD)
+    assert [share for share in shares if share] == [model.spec.dropout] * DROPPED[name]
+    shares.clear()
+    model.eval()(ODD)
+    assert not any(shares)
 
 
 @each_model

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cdeq.models.graph.sparse import SparseMatrix
+from cdeq.models.graph.sparse import SparseMatrix, compressed
 
 Normalisation: TypeAlias = Literal["symmetric", "row"]
 """How A is scaled: D^-½ (A + I) D^-½, or D⁻¹ (A + I)."""
@@ -47,23 +47,29 @@ def normalised(
                 [0.0000, 0.0000, 1.0000]])
     """
     require_edges(edges, nodes)
-    both = torch.cat([edges, edges.flip(0)], dim=1) if undirected else edges
-    loops = torch.arange(nodes, device=edges.device).expand(2, -1)
-    # one number an edge: unique on it is many times as fast as on pairs
-    keys = torch.cat([both, loops], dim=1)
-    rows, columns = _split((keys[1] * nodes + keys[0]).unique(), nodes)
-    degree = torch.bincount(rows, minlength=nodes).to(dtype)
-    if normalisation == "row":
-        values = degree.reciprocal()[rows]
+    keys = _keys(edges, nodes, undirected=undirected)
+    rows = torch.div(keys, nodes, rounding_mode="floor")
+    columns = keys.remainder_(nodes)
+    degree = torch.bincount(rows, minlength=nodes)
+    starts = torch.cat([degree.new_zeros(1), degree.cumsum(0)])
+    scale = degree.to(dtype)
+    if normalisation == "symmetric":
+        values = (scale[rows] * scale[columns]).rsqrt_()
+        if undirected:
+            return SparseMatrix(compressed(starts, columns, values, (nodes, nodes)), None)
     else:
-        values = (degree[rows] * degree[columns]).rsqrt()
-    symmetric = undirected and normalisation == "symmetric"
-    return SparseMatrix.of(rows, columns, values, shape=(nodes, nodes), symmetric=symmetric)
+        values = scale.reciprocal()[rows]
+    return SparseMatrix.of(rows, columns, values, shape=(nodes, nodes))
 
 
-def _split(keys: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
-    """Row and column of each entry: what arrives at a node stands in the node's row."""
-    return torch.div(keys, nodes, rounding_mode="floor"), keys % nodes
+def _keys(edges: Tensor, nodes: int, *, undirected: bool) -> Tensor:
+    """target · nodes + source of every entry in rising order, each once: one number an entry is
+    sorted many times as fast as a pair, and what arrives at a node stands in the node's row."""
+    loops = torch.arange(nodes, device=edges.device) * (nodes + 1)
+    ways = [edges[1] * nodes + edges[0], loops]
+    if undirected:
+        ways.append(edges[0] * nodes + edges[1])
+    return torch.cat(ways).unique()
 
 
 def require_edges(edges: Int[Tensor, "2 e"], nodes: int) -> None:

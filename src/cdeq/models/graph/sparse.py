@@ -67,7 +67,7 @@ class SparseMatrix(NamedTuple):
         if self.transposed is None:
             return True
         pairs = zip(self.parts(), self.t().parts(), strict=True)
-        return self.shape[0] == self.shape[1] and all(torch.equal(a, b) for a, b in pairs)
+        return all(torch.equal(a, b) for a, b in pairs)
 
     @property
     def entries(self) -> int:
@@ -116,6 +116,19 @@ def _multiply(matrix: Tensor, dense: Tensor) -> Tensor:
     if matrix.device.type == "cpu":
         return torch.sparse.mm(matrix, dense.contiguous(), "sum")
     return matrix @ dense
+
+
+def compressed(
+    starts: Int[Tensor, " n+1"],
+    columns: Int[Tensor, " e"],
+    values: Float[Tensor, " e"],
+    shape: tuple[int, int],
+) -> Tensor:
+    """A matrix in compressed sparse rows from its parts; nothing is copied or checked."""
+    with warnings.catch_warnings():
+        # torch says once that compressed sparse rows may still change
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
 
 
 def _compressed(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:

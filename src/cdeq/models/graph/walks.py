@@ -39,7 +39,7 @@ def random_walks(
     """
     crow, columns, _ = adjacency.parts()
     numbers = torch.arange(patterns, device=starts.device)
-    key = _mixed(_mixed(starts[:, None] + seed * GOLDEN % 2**62) + numbers)
+    key = _mixed(starts[:, None] + seed * GOLDEN % 2**62) + numbers
     nodes = [starts[:, None].expand(-1, patterns)]
     for step in range(1, steps + 1):
         draw = _shifted(_mixed(key + GOLDEN * step % 2**62), 1)

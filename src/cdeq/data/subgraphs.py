@@ -1,12 +1,13 @@
 """Mini-batches of a graph that is too large to train on whole: what random walks have seen."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cdeq.data.graph import Features
+from cdeq.data.graph import Features, GraphPart
 from cdeq.data.indexed import Indices
 from cdeq.models.graph.adjacency import Normalisation, normalised
 from cdeq.models.graph.batch import GraphBatch
@@ -84,6 +85,12 @@ class SubgraphSet:
             )
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(indices))
         return induced(self.graph, self._visited(generator), self.normalisation)
+
+    def digest(self) -> str:
+        """The SHA-256 of all that its sub-graphs are made from."""
+        settings = (self.roots, self.length, self.count, self.seed, self.normalisation)
+        whole = f"{GraphPart(self.graph).digest()} {settings}"
+        return sha256(whole.encode()).hexdigest()
 
     def _visited(self, generator: torch.Generator) -> Int[Tensor, " m"]:
         starts = self.graph.nodes

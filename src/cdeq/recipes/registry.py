@@ -3,35 +3,12 @@
 from collections.abc import Callable
 
 from cdeq.recipes.base import Recipe
-from cdeq.recipes.graph_sets import (
-    arxiv,
-    chains,
-    citeseer,
-    computers,
-    cora,
-    own_graph,
-    photo,
-    physics,
-)
+from cdeq.recipes.graph_sets import GRAPHS
 from cdeq.recipes.imaging import deblur, deblur_tiny
 from cdeq.recipes.vision import digits, digits_released, digits_tiny
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     function.__name__: function
-    for function in (
-        digits,
-        digits_released,
-        digits_tiny,
-        deblur,
-        deblur_tiny,
-        chains,
-        own_graph,
-        cora,
-        citeseer,
-        photo,
-        computers,
-        physics,
-        arxiv,
-    )
+    for function in (digits, digits_released, digits_tiny, deblur, deblur_tiny, *GRAPHS)
 }
 """Calling one gives the recipe; its docstring says what it is."""

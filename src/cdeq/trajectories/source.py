@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from cdeq.core.deq import DEQ
-from cdeq.core.solve import solve
+from cdeq.core.solve import Solution, solve
 from cdeq.core.solvers import Solver
 from cdeq.typing import Context, Map, State
 
@@ -28,7 +28,7 @@ class TrajectorySource(Protocol):
     def __call__(self, indices: Indices) -> tuple[State, ...]:
         """The states z_0 … z_K of these samples, in their order.
 
-        States without a sample dimension (a graph) are one sample, whose index is 0.
+        States without a sample dimension (a graph) are asked for one sample at a time.
         """
         ...
 
@@ -84,19 +84,25 @@ class OnlineTrajectories:
     max_steps: int
 
     def __call__(self, indices: Indices) -> tuple[State, ...]:
+        return self._solved(indices, record=True).trajectory or ()
+
+    def ends(self, indices: Indices) -> State:
+        """The states z_K of these samples; those before are not kept."""
+        return self._solved(indices, record=False).z
+
+    def _solved(self, indices: Indices, *, record: bool) -> Solution:
         batched = self.teacher.deq.batched
         batch = self.contexts(as_indices(indices, batched=batched))
         with torch.no_grad(), _evaluation_mode(self.teacher):
             x = self.teacher.encode(batch)
-            solution = solve(
+            return solve(
                 self.teacher.bind(x),
                 self.teacher.initial(x),
                 self.solver,
                 max_steps=self.max_steps,
-                record=True,
+                record=record,
                 batched=batched,
             )
-        return solution.trajectory or ()
 
 
 class RememberedTrajectories:
@@ -138,7 +144,7 @@ def as_indices(
     """Sample indices as a tensor on the CPU.
 
     Raises:
-        ValueError: When they are no list of whole numbers in 0 … samples - 1, or not [0] although
+        ValueError: When they are no list of whole numbers in 0 … samples - 1, or several although
             states are unbatched.
 
     Example:
@@ -156,10 +162,10 @@ def as_indices(
     if low < 0 or (samples is not None and high >= samples):
         end = "" if samples is None else f" to {samples - 1}"
         raise ValueError(f"samples are counted from 0{end}; got indices from {low} to {high}.")
-    if not batched and rows.tolist() != [0]:
+    if not batched and len(rows) != 1:
         raise ValueError(
-            "states without a sample dimension are one sample, addressed by [0]; got "
-            f"{rows.tolist()}."
+            "states without a sample dimension are asked for one sample at a time; got the "
+            f"samples {rows.tolist()}."
         )
     return rows.to("cpu", torch.long)
 

@@ -71,10 +71,10 @@ class GPM(ExplicitModel):
         \qquad q = \mathrm{Transformer}(p_1, \dots, p_m) , \qquad
         y = V \sum_i \alpha_i q_i + c , \quad \alpha = \mathrm{softmax}(u \cdot q)
 
-    This follows the paper, which leaves the sequence models open: a GRU costs a third of a
-    transformer, and it reads the walk from its end, so that the node itself comes last. In
-    training, the walks follow torch's global random numbers, and all nodes that are asked about
-    are computed together: let them be about a thousand.
+    The parts are the paper's, the networks in them are chosen here: a GRU on the walk costs a
+    third of a transformer, and reads it from its end, so that the node itself comes last; u weighs
+    the patterns. In training, the walks follow torch's global random numbers, and all nodes that
+    are asked about are computed together: let them be about a thousand.
 
     References:
         | Beyond Message Passing: Neural Graph Pattern Machine (Wang et al., 2025)

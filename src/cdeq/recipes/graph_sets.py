@@ -6,14 +6,18 @@ from typing import TypeAlias
 
 from cdeq.consistency.increments import Full
 from cdeq.core.solvers import Anderson
+from cdeq.hypersolver.loss import HyperLoss
+from cdeq.models.graph.convolutional import GATSpec, GCNIISpec, GCNSpec
 from cdeq.models.graph.eignn import EIGNNSpec
 from cdeq.models.graph.ignn import IGNNSpec
 from cdeq.models.graph.mignn import MIGNNSpec
 from cdeq.models.graph.resolvent import Neumann
 from cdeq.models.graph.splitting import PeacemanRachford
 from cdeq.recipes.base import EvaluationRecipe, TeacherRecipe, TrajectoryRecipe
+from cdeq.recipes.explicit import ExplicitRecipe, gpm
 from cdeq.recipes.graph import GraphRecipe, Subgraphs
 from cdeq.recipes.graph_sources import ChainsSource, FileSource, OGBSource, PyGSource, Source
+from cdeq.recipes.hyper import HyperRecipe
 from cdeq.recipes.students import StudentRecipe, UntiedRecipe
 from cdeq.training.plan import Plan
 from cdeq.training.teacher import TeacherLoss
@@ -26,6 +30,7 @@ BUDGETS = EvaluationRecipe(
     reference_steps=100,
     reference_tol=1e-6,
     certify_tol=1e-4,
+    solvers=("picard", "anderson"),
     cost_budgets=(1, 2, 5, 10),
 )
 
@@ -44,8 +49,11 @@ def _classified(source: Source) -> GraphRecipe:
         trajectories=TrajectoryRecipe(max_steps=20),
         student=StudentRecipe(plan=replace(quick, learning_rate=3e-3)),
         best=replace(FREE, plan=replace(quick, learning_rate=3e-3)),
+        # gradients through the first steps alone; runs as long as the longest of interest
+        hyper=HyperRecipe(plan=quick, loss=HyperLoss(detach=True), shortest=2, longest=6),
         few_step=replace(quick, weight_decay=5e-4, validate_every=10),
         few_step_budgets=(1, 2, 5),
+        distil=("student-paper", "student-paper-no-aa", "student-best", "ignn-solver"),
         evaluation=BUDGETS,
     )
 
@@ -100,18 +108,30 @@ def physics() -> GraphRecipe:
 
 def arxiv() -> GraphRecipe:
     """ogbn-arxiv whole: 169,343 papers; minutes on two cores."""
+    recipe = _classified(OGBSource())
     plan = Plan(steps=150, learning_rate=2e-2, warmup=15, checkpoint_every=25)
+    brief = replace(plan, steps=40, learning_rate=1e-2, warmup=5)
+    labelled = replace(plan, steps=100, validate_every=25)
     return replace(
-        _classified(OGBSource()),
+        recipe,
         network=IGNNSpec(hidden=64, dropout=0.1, tol=1e-4, max_steps=20, adjoint_steps=8),
         teacher=TeacherRecipe(
             loss=TeacherLoss(shortest=12, longest=20, random_start=0.0),
             plan=replace(plan, validate_every=50),
         ),
         trajectories=TrajectoryRecipe(max_steps=16),
-        student=StudentRecipe(plan=replace(plan, steps=40, learning_rate=3e-3)),
-        best=replace(FREE, plan=replace(plan, steps=40, learning_rate=3e-3)),
-        few_step=replace(plan, steps=100),
+        student=replace(recipe.student, plan=brief),
+        best=replace(recipe.best, plan=brief),
+        hyper=replace(recipe.hyper, plan=brief),
+        few_step=labelled,
+        gcn=ExplicitRecipe(
+            network=GCNSpec(hidden=128), plan=replace(labelled, learning_rate=1e-2)
+        ),
+        gat=ExplicitRecipe(network=GATSpec(), plan=replace(labelled, learning_rate=1e-2)),
+        gcnii=ExplicitRecipe(
+            network=GCNIISpec(hidden=64, layers=8), plan=replace(labelled, learning_rate=1e-2)
+        ),
+        gpm=replace(gpm(), plan=replace(gpm().plan, steps=300, warmup=30, validate_every=0)),
     )
 
 
@@ -159,7 +179,8 @@ def unconstrained(recipe: GraphRecipe) -> GraphRecipe:
         recipe,
         network=replace(network, kappa=None, unguaranteed=True, solver=solver, max_steps=40),
         teacher=replace(
-            recipe.teacher, loss=replace(loss, shortest=20, longest=30, radius_weight=10.0)
+            recipe.teacher,
+            loss=replace(loss, shortest=20, longest=30, radius_weight=10.0, radius_limit=0.95),
         ),
         trajectories=TrajectoryRecipe(max_steps=40),
     )

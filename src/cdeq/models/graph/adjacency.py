@@ -2,6 +2,7 @@
 
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -52,14 +53,16 @@ def normalised(
     columns = keys.remainder_(nodes)
     degree = torch.bincount(rows, minlength=nodes)
     starts = torch.cat([degree.new_zeros(1), degree.cumsum(0)])
-    scale = degree.to(dtype)
+    scale, shape = degree.to(dtype), (nodes, nodes)
     if normalisation == "symmetric":
-        values = (scale[rows] * scale[columns]).rsqrt_()
-        if undirected:
-            return SparseMatrix(compressed(starts, columns, values, (nodes, nodes)), None)
+        values, back = scale[rows].mul_(scale[columns]).rsqrt_(), None
     else:
-        values = scale.reciprocal()[rows]
-    return SparseMatrix.of(rows, columns, values, shape=(nodes, nodes))
+        values, back = scale.reciprocal()[rows], scale.reciprocal()[columns]
+    if not undirected:
+        return SparseMatrix.of(rows, columns, values, shape=shape)
+    matrix = compressed(starts, columns, values, shape)
+    # Aᵀ has its entries where A has them, so the two share their places
+    return SparseMatrix(matrix, None if back is None else compressed(starts, columns, back, shape))
 
 
 def _keys(edges: Tensor, nodes: int, *, undirected: bool) -> Tensor:
@@ -69,7 +72,18 @@ def _keys(edges: Tensor, nodes: int, *, undirected: bool) -> Tensor:
     ways = [edges[1] * nodes + edges[0], loops]
     if undirected:
         ways.append(edges[0] * nodes + edges[1])
-    return torch.cat(ways).unique()
+    return _distinct(torch.cat(ways))
+
+
+def _distinct(keys: Tensor) -> Tensor:
+    """Each once, in rising order; on a CPU by sorting in place, where `unique` makes copies."""
+    if keys.device.type != "cpu":
+        return keys.unique()
+    found = keys.numpy()
+    found.sort()
+    first = np.ones(len(found), dtype=bool)
+    np.not_equal(found[1:], found[:-1], out=first[1:])
+    return keys if first.all() else torch.from_numpy(found[first])
 
 
 def require_edges(edges: Int[Tensor, "2 e"], nodes: int) -> None:

@@ -46,14 +46,15 @@ class IGNNCell(Cell):
     Arguments:
         inputs: Features of a node.
         hidden: Features of its state.
-        kappa: κ; None leaves W as it is.
+        kappa: κ; None leaves W as it is, and starts it at zero, where every f has an equilibrium.
     """
 
     def __init__(self, inputs: int, hidden: int, kappa: float | None) -> None:
         super().__init__()
         self.kappa, self.folded = kappa, False
         self.injection = nn.Linear(inputs, hidden)
-        self.weight = nn.Parameter(torch.empty(hidden, hidden).uniform_(-1, 1) / hidden**0.5)
+        start = torch.empty(hidden, hidden).uniform_(-1, 1) / hidden**0.5
+        self.weight = nn.Parameter(torch.zeros_like(start) if kappa is None else start)
 
     def prepare(self, x: GraphContext) -> Prepared:
         return Prepared(project(x.features, self.injection), self._bounded(), x.adjacency)

@@ -13,19 +13,28 @@ from cli.run import SOURCE, cdeq
 from cdeq import Anderson
 from cdeq.cli.commands import COMMANDS
 from cdeq.cli.keys import descriptions, key_lines
+from cdeq.cli.main import OTHER_COMMANDS
+from cdeq.cli.stages import Run
 from cdeq.recipes import RECIPES
+from cdeq.recipes.explicit import EXPLICIT
 from cdeq.training.plan import Plan
 
 each_recipe = pytest.mark.parametrize("name", RECIPES)
+
+LINES = {"demo": 700, "distill": 330, "explicit": 230}
+"""How long a help may be: of all keys, of three kinds of students, of four networks."""
 
 
 @pytest.mark.parametrize("words", [[], ["-h"], ["--help"]], ids=str)
 def test_the_overview_names_every_command_and_recipe(words: list[str]) -> None:
     said = cdeq(*words)
     assert said.code == 0
-    for name in (*COMMANDS, "bench", "report", "recipes", *RECIPES):
+    names = [*COMMANDS, *OTHER_COMMANDS, *RECIPES]
+    for name in names:
         assert re.search(rf"^  {name} ", said.out, re.MULTILINE)
-    assert len(said.out.splitlines()) < 30
+    lines = said.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 10 + 2 * len(names), "two lines a name at most"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -51,7 +60,7 @@ def test_help_fits_a_terminal_and_shows_no_marks(command: str, name: str) -> Non
     assert said.code == 0
     lines = said.out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert len(lines) < (330 if command in ("demo", "distill") else 90)
+    assert len(lines) < LINES.get(command, 100)
     assert not re.search(r":math:|\.\. |0x|\\|<function|\bNone:", said.out)
 
 
@@ -66,13 +75,25 @@ def test_help_shows_what_matters_and_demo_shows_all() -> None:
         assert {"--folder", "--fresh,"} <= keys <= shown["demo"], command
     assert "--teacher.plan.steps" in shown["train"]
     assert not any(key.startswith(("--student", "--few-step")) for key in shown["train"])
-    assert {"--student.plan.steps", "--distil"} <= shown["distill"]
+    assert {"--student.plan.steps", "--hyper.plan.steps", "--distil"} <= shown["distill"]
     assert "--evaluation.budgets" in shown["evaluate"]
+    assert not any(key.startswith("--gcn") for keys in shown.values() for key in keys)
+
+
+def test_networks_are_explained_where_a_recipe_compares_with_them() -> None:
+    shown = set(options(cdeq("explicit", "chains", "--help").out))
+    for name in EXPLICIT:
+        assert {f"--{name}.network.hidden", f"--{name}.plan.steps", "--explicit"} <= shown
+    assert not any(key.startswith(("--network", "--student")) for key in shown)
 
 
 @each_recipe
-def test_every_key_in_the_help_is_accepted_with_its_default(name: str, tmp_path: Path) -> None:
-    """And gives the recipe itself: the run is refused only for what it lacks, a teacher."""
+def test_every_key_in_the_help_is_accepted_with_its_default(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And gives the recipe itself."""
+    seen: list[Run] = []
+    monkeypatch.setattr("cdeq.cli.main.start", lambda command, run: seen.append(run))
     words: list[str] = []
     for line in cdeq("demo", name, "--help").out.splitlines():
         listed = re.match(r"  (--[\w.-]+)(?:, (--[\w.-]+) \((yes|no)\))?(.*)", line)
@@ -81,9 +102,8 @@ def test_every_key_in_the_help_is_accepted_with_its_default(name: str, tmp_path:
             chosen = {None: yes, "yes": yes, "no": no}[default]
             words += [chosen, *values.split()]
     assert len(words) > 80
-    said = cdeq("evaluate", name, "--folder", tmp_path / "run", *words)
-    assert said.code == 1
-    assert "holds no trained teacher yet" in said.err
+    assert cdeq("evaluate", name, "--folder", tmp_path / "run", *words).code == 0
+    assert [run.recipe for run in seen] == [RECIPES[name]()]
 
 
 @each_recipe
@@ -201,7 +221,7 @@ def test_an_impossible_value_is_one_sentence_and_leaves_no_model(
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("command", ["report", "bench"])
+@pytest.mark.parametrize("command", ["report", "bench", "compare", "combine"])
 def test_the_other_commands_explain_themselves(command: str) -> None:
     said = cdeq(command, "--help")
     assert said.code == 0
@@ -249,5 +269,6 @@ def test_only_the_fields_asked_for_are_listed() -> None:
     assert options(text) == [
         "--seed", "--evaluation.budgets", "--evaluation.reference-steps",
         "--evaluation.reference-tol", "--evaluation.certify-tol", "--evaluation.certify-steps",
+        "--evaluation.solvers", "--evaluation.cost-budgets", "--evaluation.cost-rounds",
         "--evaluation.splits", "--evaluation.batch-size",
     ]  # fmt: skip

@@ -7,32 +7,54 @@ import pytest
 import torch
 
 from cdeq import ConsistencyDEQ, LinearReadout, MLPReadout, TimeSpan
+from cdeq.data.subgraphs import SubgraphSet
+from cdeq.models.graph.batch import GraphBatch
 from cdeq.models.vision.contraction import ContractionSpec
 from cdeq.recipes import RECIPES, Recipe
 from cdeq.recipes.base import EvaluationRecipe, StudentRecipe, TrajectoryRecipe
+from cdeq.recipes.explicit import EXPLICIT
+from cdeq.recipes.graph import MODELS, GraphRecipe, Subgraphs
+from cdeq.recipes.graph_sets import GRAPHS, TEACHERS
+from cdeq.recipes.graph_sources import ChainsSource
 from cdeq.recipes.variants import VARIANTS, StudentName
 from cdeq.training.plan import Plan
 from cdeq.trajectories import Manifest
 
 each_recipe = pytest.mark.parametrize("name", RECIPES)
+each_graph = pytest.mark.parametrize("name", [function.__name__ for function in GRAPHS])
+
+STAND_IN = ChainsSource(classes=3, per_class=10, length=6, features=12)
+"""In the place of graphs that have to be fetched; as many training nodes as questions need."""
+
+
+def of_name(name: str) -> Recipe:
+    recipe = RECIPES[name]()
+    return replace(recipe, source=STAND_IN) if isinstance(recipe, GraphRecipe) else recipe
+
+
+def graph_of(name: str) -> GraphRecipe:
+    recipe = of_name(name)
+    assert isinstance(recipe, GraphRecipe)
+    return recipe
 
 
 @each_recipe
 def test_a_recipe_makes_a_model_that_takes_its_data(name: str) -> None:
-    recipe = RECIPES[name]()
+    """Some samples, or one graph, which is asked about some of its nodes."""
+    recipe = of_name(name)
     torch.manual_seed(0)
     model, data = recipe.model(), recipe.data()
-    batch = data.validation.take(torch.arange(5))
+    batch = data.validation.take(torch.arange(min(5, len(data.validation))))
     with torch.no_grad():
         scores = recipe.metric.score(model(batch), batch)
-    assert scores.shape == (5,)
+    assert scores.shape == (len(batch.nodes) if isinstance(batch, GraphBatch) else 5,)
     assert bool(scores.isfinite().all())
     assert recipe.metric.same is None or set(scores.tolist()) <= {0.0, 1.0}, "right or wrong"
 
 
 @each_recipe
 def test_a_recipe_makes_a_student_of_its_settings(name: str) -> None:
-    recipe = RECIPES[name]()
+    recipe = of_name(name)
     settings, model = recipe.student, recipe.model()
     student = settings.build(model)
     assert isinstance(student, ConsistencyDEQ)
@@ -57,6 +79,92 @@ def test_two_seeds_differ_in_the_seed_alone(name: str) -> None:
     recipe = RECIPES[name]()
     other = replace(recipe, seed=1)
     assert replace(other, seed=0) == recipe != other
+
+
+# Graphs
+
+
+def test_no_two_recipes_have_one_name() -> None:
+    assert {function.__name__ for function in GRAPHS} < RECIPES.keys()
+    assert len({*GRAPHS}) == len({function.__name__ for function in GRAPHS})
+    for function in GRAPHS:
+        assert RECIPES[function.__name__] is function
+
+
+@each_graph
+def test_a_teacher_has_the_sizes_of_the_data_and_its_own_kind(name: str) -> None:
+    recipe = graph_of(name)
+    model = recipe.model()
+    assert type(model) is MODELS[type(recipe.network)]
+    known = replace(recipe.network, inputs=STAND_IN.features, classes=STAND_IN.classes)
+    assert model.spec == known
+
+
+@pytest.mark.parametrize("change", TEACHERS, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("base", ["computers", "physics", "arxiv"])
+def test_another_teacher_is_another_network_on_the_same_graph(base: str, change) -> None:
+    own, other = RECIPES[base](), RECIPES[f"{base}_{change.__name__}"]()
+    assert isinstance(own, GraphRecipe) and isinstance(other, GraphRecipe)
+    assert other == change(own)
+    assert other.network != own.network
+    assert (other.source, other.evaluation) == (own.source, own.evaluation)
+
+
+@each_graph
+def test_explicit_networks_answer_for_the_same_data(name: str) -> None:
+    """A row of the table each, with as many answers as there are questions."""
+    recipe = graph_of(name)
+    assert recipe.explicit_networks.keys() == EXPLICIT.keys()
+    batch = recipe.data().test.take(torch.tensor([0]))
+    for network in recipe.explicit_networks:
+        model = recipe.explicit_model(network).eval()
+        with torch.no_grad():
+            answers = model.answers(batch)
+        assert answers.shape == (len(batch.nodes), STAND_IN.classes)
+        assert bool(answers.isfinite().all())
+
+
+@each_graph
+def test_only_training_may_be_in_parts(name: str) -> None:
+    """Validation and test see the graph whole; a sub-graph asks about training nodes alone."""
+    recipe = graph_of(name)
+    train, validation, test = recipe.data()
+    assert isinstance(train, SubgraphSet) == (recipe.subgraphs.count > 0)
+    seen = train.take(torch.tensor([0])).label
+    whole = STAND_IN.load()
+    assert seen.max() >= 0
+    assert int((seen >= 0).sum()) <= len(whole.train)
+    for part, nodes in ((validation, whole.validation), (test, whole.test)):
+        batch = part.take(torch.tensor([0]))
+        assert (batch.adjacency.shape[0], len(batch.nodes)) == (whole.nodes, len(nodes))
+        assert int((batch.label >= 0).sum()) == len(nodes), "a part knows its own labels only"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"source": replace(STAND_IN, seed=1)},
+        {"source": replace(STAND_IN, noise=0.1)},
+        {"normalisation": "row"},
+        {"undirected": False},
+        {"subgraphs": Subgraphs(count=3)},
+        {"subgraphs": Subgraphs(count=3, roots=5)},
+    ],
+    ids=str,
+)
+def test_the_fingerprint_of_a_graph_sees_what_training_sees(changes: dict) -> None:
+    recipe = graph_of("chains")
+    before, again, after = (
+        each.data_digest(each.data().train)
+        for each in (recipe, graph_of("chains"), replace(recipe, **changes))
+    )
+    assert before == again != after
+
+
+@pytest.mark.parametrize("name", ["roots", "length", "count"])
+def test_sub_graphs_are_described_by_numbers_from_0_up(name: str) -> None:
+    with pytest.raises(ValueError, match=f"from 0 up; got Subgraphs.*{name}=-1"):
+        Subgraphs(**{name: -1})
 
 
 def test_the_fingerprint_of_data_sees_pixels_and_labels() -> None:

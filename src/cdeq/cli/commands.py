@@ -32,7 +32,9 @@ def baseline(run: Run) -> None:
 
 
 def explicit(run: Run) -> None:
-    """Train the explicit networks that the recipe compares with; `--explicit gcn` for one."""
+    """Train explicit networks to compare with; `--explicit gcn` for one of them."""
+    if not run.recipe.explicit_networks:
+        run.console.print("This recipe has no explicit networks; nothing to train.")
     for name in run.recipe.explicit_networks:
         baselines.explicit(run, name)
 
@@ -48,7 +50,8 @@ def demo(run: Run) -> None:
     cache(run)
     distill(run)
     baseline(run)
-    explicit(run)
+    if run.recipe.explicit_networks:
+        explicit(run)
     on_main(lambda: _conclude(run))
 
 
@@ -82,7 +85,9 @@ COMMANDS: Mapping[str, Command] = {
     "train": Command(train, ("seed", "network", "teacher", "hardware"), trains=True),
     "cache": Command(cache, ("trajectories",)),
     "distill": Command(
-        distill, ("seed", "distil", "student", "best", "trajectories", "hardware"), trains=True
+        distill,
+        ("seed", "distil", "student", "best", "hyper", "trajectories", "hardware"),
+        trains=True,
     ),
     "baseline": Command(
         baseline, ("seed", "network", "few_step", "few_step_budgets", "hardware"), trains=True

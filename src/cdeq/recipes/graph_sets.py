@@ -125,13 +125,9 @@ def arxiv() -> GraphRecipe:
         best=replace(recipe.best, plan=brief),
         hyper=replace(recipe.hyper, plan=brief),
         few_step=labelled,
-        gcn=ExplicitRecipe(
-            network=GCNSpec(hidden=128), plan=replace(labelled, learning_rate=1e-2)
-        ),
-        gat=ExplicitRecipe(network=GATSpec(), plan=replace(labelled, learning_rate=1e-2)),
-        gcnii=ExplicitRecipe(
-            network=GCNIISpec(hidden=64, layers=8), plan=replace(labelled, learning_rate=1e-2)
-        ),
+        gcn=ExplicitRecipe(network=GCNSpec(hidden=128), plan=slower),
+        gat=ExplicitRecipe(network=GATSpec(), plan=slower),
+        gcnii=ExplicitRecipe(network=GCNIISpec(hidden=64, layers=8), plan=slower),
         gpm=replace(gpm(), plan=replace(gpm().plan, steps=300, warmup=30, validate_every=0)),
     )
 

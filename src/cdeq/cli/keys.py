@@ -39,7 +39,7 @@ def key_lines(
     if plain:
         yield from ("", *wrap(title, width))
     for name, value in plain:
-        yield f"  {_option(prefix, name, value)}"
+        yield from _folded(_option(prefix, name, value), width)
         yield from _indented(texts.get(name, ""), width)
     for name, value in named:
         if is_dataclass(value):
@@ -55,6 +55,18 @@ def _option(prefix: str, name: str, value: Any) -> str:  # noqa: ANN401
         return f"--{path}{name}, --{path}no-{name} ({'yes' if value else 'no'})"
     items = value if isinstance(value, tuple) else (value,)
     return " ".join([f"--{path}{name}", *map(str, items)])
+
+
+def _folded(option: str, width: int) -> list[str]:
+    """What is typed, whose lines after the first stand further in than what it means."""
+    return wrap(
+        option,
+        width,
+        initial_indent="  ",
+        subsequent_indent=" " * 6,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _indented(text: str, width: int) -> list[str]:

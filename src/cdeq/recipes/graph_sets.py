@@ -38,23 +38,31 @@ BUDGETS = EvaluationRecipe(
 def _classified(source: Source) -> GraphRecipe:
     """What all of them begin with: plans for graphs of thousands of nodes."""
     quick = Plan(steps=200, learning_rate=1e-2, warmup=20, checkpoint_every=50)
+    labelled = replace(quick, weight_decay=5e-4, validate_every=20)
+    network = IGNNSpec(
+        hidden=64, dropout=0.2, solver=Anderson(), max_steps=40, tol=1e-4, adjoint_steps=15
+    )
     return GraphRecipe(
         source=source,
-        network=IGNNSpec(hidden=64, dropout=0.5, input_dropout=0.0),
+        network=network,
         teacher=TeacherRecipe(
             # the equilibrium is unique, so that neither start nor budget can become part of it
-            loss=TeacherLoss(shortest=20, longest=40, random_start=0.0),
-            plan=replace(quick, weight_decay=5e-4, validate_every=10),
+            loss=TeacherLoss(shortest=40, longest=40, random_start=0.0),
+            plan=replace(labelled, learning_rate=5e-2),
         ),
-        trajectories=TrajectoryRecipe(max_steps=20),
-        student=StudentRecipe(plan=replace(quick, learning_rate=3e-3)),
-        best=replace(FREE, plan=replace(quick, learning_rate=3e-3)),
+        trajectories=TrajectoryRecipe(max_steps=50),
+        student=StudentRecipe(plan=quick),
+        best=replace(FREE, plan=quick),
         # gradients through the first steps alone; runs as long as the longest of interest
-        hyper=HyperRecipe(plan=quick, loss=HyperLoss(detach=True), shortest=2, longest=6),
-        few_step=replace(quick, weight_decay=5e-4, validate_every=10),
-        few_step_budgets=(1, 2, 5),
+        hyper=HyperRecipe(plan=quick, loss=HyperLoss(detach=True), shortest=2, longest=10),
+        few_step=replace(labelled, learning_rate=2e-2),
+        few_step_budgets=(1, 2, 5, 10),
         distil=("student-paper", "student-paper-no-aa", "student-best", "ignn-solver"),
         evaluation=BUDGETS,
+        gcn=ExplicitRecipe(network=GCNSpec(hidden=128), plan=labelled),
+        gat=ExplicitRecipe(network=GATSpec(), plan=labelled),
+        gcnii=ExplicitRecipe(network=GCNIISpec(hidden=64, layers=8, dropout=0.5), plan=labelled),
+        gpm=replace(gpm(), plan=replace(gpm().plan, steps=300, warmup=30, validate_every=50)),
     )
 
 
@@ -123,8 +131,9 @@ def arxiv() -> GraphRecipe:
         trajectories=TrajectoryRecipe(max_steps=16),
         student=replace(recipe.student, plan=brief),
         best=replace(recipe.best, plan=brief),
-        hyper=replace(recipe.hyper, plan=brief),
+        hyper=replace(recipe.hyper, plan=brief, longest=6),
         few_step=labelled,
+        few_step_budgets=(1, 2, 5),
         gcn=ExplicitRecipe(network=GCNSpec(hidden=128), plan=slower),
         gat=ExplicitRecipe(network=GATSpec(), plan=slower),
         gcnii=ExplicitRecipe(network=GCNIISpec(hidden=64, layers=8), plan=slower),
@@ -172,12 +181,13 @@ def unconstrained(recipe: GraphRecipe) -> GraphRecipe:
     `--teacher.loss.radius-weight 10` holds it down where it does not."""
     network, loss = recipe.network, recipe.teacher.loss
     assert isinstance(network, IGNNSpec)
-    free = replace(network, kappa=None, unguaranteed=True, solver=Anderson(window=3), max_steps=30)
+    free = replace(network, kappa=None, unguaranteed=True, solver=Anderson(window=3))
+    longer = max(30, recipe.trajectories.max_steps)
     return replace(
         recipe,
         network=free,
         teacher=replace(recipe.teacher, loss=replace(loss, radius_limit=0.95)),
-        trajectories=TrajectoryRecipe(max_steps=30),
+        trajectories=replace(recipe.trajectories, max_steps=longer),
     )
 
 

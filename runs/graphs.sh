@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# One graph as in Table 3 and Figures 2c, 2d: every teacher, its solvers cut short, its students, the
+# same f trained with few steps, and explicit networks, over three seeds.
+# Writes results/GRAPH*.json and .md, one a teacher, and all of them in results/table3-GRAPH.*.
+#
+# usage: runs/graphs.sh GRAPH [SEED …]          GRAPH: arxiv, computers, physics
+#
+# Data: the folder CDEQ_DATA (or `data`) holds ogbn_arxiv/, amazon/ and coauthor/ in the layouts of
+#   OGB and PyTorch Geometric.
+# Cost: hours for arxiv on two cores; each stage goes on where it was stopped. Hardware: two cores.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+make -s .venv/.installed
+graph=$1
+shift
+seeds=("${@:-0}")
+[ $# -gt 0 ] || seeds=(0 1 2)
+
+# glibc gives memory of this size back after every step and asks for it again: half of the time
+export THP_MEM_ALLOC_ENABLE=1 MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0
+export MALLOC_TRIM_THRESHOLD_=40000000000 MALLOC_TOP_PAD_=67108864
+
+parts=()
+for teacher in "" _unconstrained _eignn _mignn; do
+  recipe=$graph$teacher folders=()
+  for seed in "${seeds[@]}"; do
+    folder=out/$recipe-$seed
+    folders+=("$folder")
+    commands=(train)
+    case $teacher in
+      "") commands+=(cache distill baseline explicit) ;;
+      _unconstrained) commands+=(cache distill baseline) ;;
+    esac
+    for command in "${commands[@]}" evaluate; do
+      .venv/bin/cdeq "$command" "$recipe" --seed "$seed" --folder "$folder" \
+        --evaluation.splits validation test
+    done
+  done
+  .venv/bin/cdeq report "${folders[@]}" --output "results/$recipe"
+  parts+=("${teacher#_}=results/$recipe.json")
+done
+.venv/bin/cdeq combine "${parts[@]}" --output "results/table3-$graph"
+.venv/bin/python -m cdeq.report.quoting README.md

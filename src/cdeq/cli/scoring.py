@@ -182,8 +182,9 @@ def _metrics(results: Results, *, budgeted: bool = True) -> list[str]:
 
 
 def _spread(results: Results) -> str:
-    seeds = len(results.rows[0].seeds)
-    return f", median ± standard deviation over {seeds} seeds" if seeds > 1 else ""
+    counts = sorted({len(row.seeds) for row in results.rows})
+    seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    return f", median ± standard deviation over {seeds} seeds" if counts[-1] > 1 else ""
 
 
 def _costs(run: Run, teacher_parameters: int) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What an answer costs at each budget: sparse products, time over one evaluation, memory."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ from cdeq.evaluation.memory import peak_bytes
 from cdeq.evaluation.sweep import Measurement, Method
 from cdeq.evaluation.timing import side_by_side
 from cdeq.models.base import Batch, EquilibriumModel
+from cdeq.models.graph.batch import GraphBatch
+from cdeq.models.graph.sparse import SparseMatrix
 
 MIB = 2**20
 
@@ -20,7 +23,7 @@ class Cost(NamedTuple):
     """The cost of one computation."""
 
     products: int
-    """Products of a sparse matrix as large as the graph, whichever way they are computed."""
+    """Products of the graph's matrix or its transpose, whichever way they are computed."""
     ratio: float
     """Its time over that of the other computation."""
     mebibytes: float
@@ -51,6 +54,7 @@ def costs(
     model.eval()
     x = model.encode(batch)
     f, z = model.bind(x), model.initial(x)
+    graph = batch.adjacency if isinstance(batch, GraphBatch) else None
 
     def bare() -> object:
         return f(z)
@@ -61,15 +65,27 @@ def costs(
             def answer() -> object:
                 x = model.encode(batch)
                 run = islice(method(model, x, model.initial(x)), nfe)  # noqa: B023
-                *_, z = run
-                return model.decode(z, x)
+                last = deque(run, maxlen=1)  # keeps no state that is not needed any more
+                return model.decode(last.pop(), x)
 
-            cost = cost_of(answer, bare, rounds=rounds)
+            cost = cost_of(answer, bare, rounds=rounds, of=graph)
             yield from measurements(name, nfe, cost)
 
 
-def cost_of(run: Callable[[], object], unit: Callable[[], object], *, rounds: int) -> Cost:
+def cost_of(
+    run: Callable[[], object],
+    unit: Callable[[], object],
+    *,
+    rounds: int,
+    of: SparseMatrix | None = None,
+) -> Cost:
     """The cost of a computation, its time over that of another one.
+
+    Arguments:
+        run: The computation.
+        unit: The other one.
+        rounds: How often each is timed.
+        of: The matrix whose products count; None counts none.
 
     Example:
         >>> double = lambda: torch.ones(2**18).double()
@@ -77,7 +93,7 @@ def cost_of(run: Callable[[], object], unit: Callable[[], object], *, rounds: in
         >>> cost.products, cost.mebibytes
         (0, 3.0)
     """
-    with _SparseProducts() as products:
+    with _Products(of) as products:
         memory = peak_bytes(run)
     return Cost(products.count, side_by_side((run, unit), rounds), memory / MIB)
 
@@ -90,12 +106,13 @@ def measurements(name: str, nfe: int | None, cost: Cost) -> Iterator[Measurement
     yield Measurement(name, nfe, "memory", cost.mebibytes)
 
 
-class _SparseProducts(TorchDispatchMode):
-    """Counts products of a square sparse matrix, which in graphs is the adjacency."""
+class _Products(TorchDispatchMode):
+    """Counts products of one sparse matrix and its transpose."""
 
-    def __init__(self) -> None:
+    def __init__(self, of: SparseMatrix | None) -> None:
         super().__init__()
         self.count = 0
+        self.places = set() if of is None else {_place(of.matrix), _place(of.t().matrix)}
 
     def __torch_dispatch__(
         self,
@@ -105,8 +122,12 @@ class _SparseProducts(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         if func.overloadpacket in _PRODUCTS:
-            self.count += any(map(_square_sparse, args))
+            self.count += any(map(self._counts, args))
         return func(*args, **(kwargs or {}))
+
+    def _counts(self, argument: object) -> bool:
+        sparse = isinstance(argument, Tensor) and argument.layout is torch.sparse_csr
+        return sparse and _place(argument) in self.places
 
 
 _PRODUCTS = {
@@ -115,7 +136,6 @@ _PRODUCTS = {
 }
 
 
-def _square_sparse(argument: object) -> bool:
-    if not isinstance(argument, Tensor) or argument.layout is not torch.sparse_csr:
-        return False
-    return argument.shape[0] == argument.shape[1]
+def _place(matrix: Tensor) -> int:
+    """Where its entries are: the same for all views of one matrix."""
+    return matrix.values().data_ptr()

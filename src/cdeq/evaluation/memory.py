@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -55,15 +56,29 @@ class _Ledger(TorchDispatchMode):
         return result
 
     def enter(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        place, size = storage.data_ptr(), storage.nbytes()
-        if self.owners[place] == 0:
-            self.live += size
-            self.peak = max(self.peak, self.live)
-        self.owners[place] += 1
-        weakref.finalize(tensor, self._leave, place, size)
+        for part in _dense_parts(tensor):
+            storage = part.untyped_storage()
+            place, size = storage.data_ptr(), storage.nbytes()
+            if self.owners[place] == 0:
+                self.live += size
+                self.peak = max(self.peak, self.live)
+            self.owners[place] += 1
+            weakref.finalize(tensor, self._leave, place, size)
 
     def _leave(self, place: int, size: int) -> None:
         self.owners[place] -= 1
         if self.owners[place] == 0:
             self.live -= size
+
+
+_PARTS = {
+    torch.sparse_coo: ("_indices", "_values"),
+    torch.sparse_csr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
+}
+"""What a sparse tensor, which has no storage of its own, is made of."""
+
+
+def _dense_parts(tensor: Tensor) -> list[Tensor]:
+    names = _PARTS.get(tensor.layout)
+    return [tensor] if names is None else [getattr(tensor, name)() for name in names]

@@ -14,6 +14,7 @@ from cdeq.consistency.refine import Student, refine
 from cdeq.consistency.time import Schedule
 from cdeq.core.solve import iterate, relative_error, residual_norm, solve
 from cdeq.core.solvers import Anderson, Solver
+from cdeq.core.state import tensors
 from cdeq.data.indexed import IndexedData, to_device
 from cdeq.evaluation.metrics import Metric
 from cdeq.models.base import Batch, EquilibriumModel
@@ -153,8 +154,9 @@ def sweep(
 
 
 def residuals(f: Map, z: State, *, batched: bool) -> Iterator[tuple[str, PerSample]]:
-    """The relative residual of each sample and, where a single sample has many rows (the nodes of
-    a graph), also that of each row, by the name of the metric; one evaluation of f.
+    """The relative residual of each sample and, where a single sample has rows common to all of
+    its tensors (the nodes of a graph), also that of each row, by the name of the metric; one
+    evaluation of f.
 
     Example:
         >>> f, z = torch.zeros_like, torch.ones(3, 2)
@@ -163,7 +165,8 @@ def residuals(f: Map, z: State, *, batched: bool) -> Iterator[tuple[str, PerSamp
     """
     value = f(z)
     yield "relative_residual", residual_norm(lambda _: value, z, batched=batched)
-    if not batched:
+    rows = {part.shape[:1] for part in tensors(z)}
+    if not batched and len(rows) == 1 and rows != {torch.Size()}:
         yield "relative_residual_nodes", residual_norm(lambda _: value, z)
 
 

@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from cdeq.report.merging import joined, merge_versions
 from cdeq.report.results import Results
 
 
 def combine(parts: Mapping[str, Results], recipe: str) -> Results:
     """Puts results side by side, each model under the label of the part it comes from.
+
+    Versions that differ are listed side by side and commands are chained, as `merge` does.
 
     Arguments:
         parts: Results of one task by label; a label that is empty leaves names as they are.
@@ -44,8 +47,8 @@ def combine(parts: Mapping[str, Results], recipe: str) -> Results:
         recipe=recipe,
         rows=tuple(rows),
         costs=costs,
-        versions=next(iter(parts.values())).versions,
-        command=" && ".join(dict.fromkeys(part.command for part in parts.values())),
+        versions=merge_versions([*parts.values()]),
+        command=joined((part.command for part in parts.values()), " && "),
     )
 
 

@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from cdeq.report.metrics import Metric, find_metric
 from cdeq.report.results import Results
 from cdeq.report.rows import Row, sort_models
-from cdeq.report.tables import MISSING, Table, best_cells, heading, show_cell
+from cdeq.report.tables import (
+    MISSING,
+    Table,
+    best_cells,
+    heading,
+    measured,
+    require_models,
+    show_cell,
+)
 
 
 def listing(
@@ -30,7 +38,8 @@ def listing(
         models: The models to keep and their order; `None` for all.
 
     Raises:
-        ValueError: If a metric is unknown, or there is no line.
+        ValueError: If there is no metric or no budget, or nothing was measured for a metric or a
+            model on this split, or nothing for the first metric at a budget.
 
     Example:
         >>> rows = (
@@ -47,9 +56,17 @@ def listing(
         student     1       0.720        31,000
     """
     kinds = [find_metric(metric) for metric in metrics]
-    keys, grid = _lines(results.select(split=split), metrics, budgets, models)
-    if not keys:
-        raise ValueError(f"nothing was measured for {metrics[0]!r} on {split!r} at {budgets}.")
+    if not kinds or not budgets:
+        raise ValueError(
+            "a listing needs at least one metric, a column each, and one budget, its lines; got "
+            f"{len(kinds)} and {len(budgets)}."
+        )
+    for metric in metrics:
+        measured(results, metric, split)
+    part = results.select(split=split)
+    require_models(part.rows, models)
+    keys, grid = _lines(part, metrics, budgets, models)
+    _require_lines(keys, metrics[0], budgets)
     blocks = ([i for i, key in enumerate(keys) if key[1] == nfe] for nfe in budgets)
     best = ((lines[i], j + 1) for lines in blocks for i, j in _best_of(lines, grid, kinds))
     cells = (
@@ -85,9 +102,24 @@ def _lines(
     return keys, grid
 
 
+def _require_lines(
+    keys: list[tuple[str, int | None]], metric: str, budgets: Sequence[int | None]
+) -> None:
+    """Refuses a budget without a line.
+
+    Raises:
+        ValueError: Names it.
+    """
+    for nfe in budgets:
+        if nfe not in {found for _, found in keys}:
+            raise ValueError(
+                "a listing shows budgets at which its first metric was measured; got "
+                f"{'convergence' if nfe is None else nfe}, and no {metric!r} there."
+            )
+
+
 def _best_of(
     lines: list[int], grid: list[list[Row | None]], kinds: Sequence[Metric]
 ) -> frozenset[tuple[int, int]]:
     """The winners among some lines, counted from the first of them."""
-    part = [grid[line] for line in lines]
-    return best_cells(part, kinds) if part else frozenset()
+    return best_cells([grid[line] for line in lines], kinds)

@@ -46,8 +46,8 @@ def merge(results: Sequence[Results]) -> Results:
         first,
         rows=tuple(_merge_rows([table[row.key] for table in tables]) for row in first.rows),
         costs={name: _median([r.costs[name] for r in results]) for name in first.costs},
-        versions=_merge_versions(results),
-        command=_joined((result.command for result in results), " && "),
+        versions=merge_versions(results),
+        command=joined((result.command for result in results), " && "),
     )
 
 
@@ -108,13 +108,21 @@ def _spread(values: list[float]) -> float | None:
     return math.hypot(*(value - mean for value in values)) / math.sqrt(len(values) - 1)
 
 
-def _merge_versions(results: Sequence[Results]) -> dict[str, str]:
+def merge_versions(results: Sequence[Results]) -> dict[str, str]:
+    """The versions of several results, side by side where they differ.
+
+    Example:
+        >>> runs = [Results("words", "words", (), {}, {"torch": v}, "cdeq demo") for v in "12"]
+        >>> merge_versions(runs)
+        {'torch': '1 / 2'}
+    """
     names = dict.fromkeys(name for result in results for name in result.versions)
     return {
-        name: _joined((result.versions.get(name, "absent") for result in results), " / ")
+        name: joined((result.versions.get(name, "absent") for result in results), " / ")
         for name in names
     }
 
 
-def _joined(texts: Iterable[str], separator: str) -> str:
+def joined(texts: Iterable[str], separator: str) -> str:
+    """Texts in one, each once."""
     return separator.join(dict.fromkeys(texts))

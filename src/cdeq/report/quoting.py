@@ -5,7 +5,8 @@ A quotation stands between one of these lines and an `<!-- end -->`:
     <!-- table FILE METRIC -->                  a metric by budget, see `pivot`
     <!-- table FILE METRIC MODEL,MODEL,… -->    the same, of these models only
     <!-- summary FILE METRIC METRIC … -->       metrics without a budget, see `summary`
-    <!-- listing FILE NFE,NFE,… METRIC … -->   everything at some budgets, see `listing`
+    <!-- listing FILE NFE,NFE,… METRIC … -->    several metrics at budgets (`-` for converged and
+                                                explicit models), see `listing`
     <!-- ratios FILE -->                        ratios of measured costs
 
 `python -m cdeq.report.quoting README.md` renews all of them, and a test refuses stale ones.
@@ -25,6 +26,8 @@ from cdeq.report.tables import pivot, summary
 _QUOTE = re.compile(
     r"(<!-- (table|summary|listing|ratios) (\S+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL
 )
+_BUDGETS = re.compile(r"(\d+|-)(,(\d+|-))*")
+"""Numbers of evaluations, and `-` for none."""
 
 
 def renew(text: str, folder: Path) -> str:
@@ -59,7 +62,7 @@ def _quotation(kind: str, path: Path, words: Sequence[str]) -> str:
             return pivot(Results.load(path), metric, "test", models=models.split(",")).markdown()
         case "summary", [_, *_]:
             return summary(Results.load(path), words, "test").markdown()
-        case "listing", [budgets, _, *_]:
+        case "listing", [budgets, _, *_] if _BUDGETS.fullmatch(budgets):
             wanted = [None if nfe == "-" else int(nfe) for nfe in budgets.split(",")]
             return listing(Results.load(path), words[1:], wanted, "test").markdown()
         case "ratios", []:

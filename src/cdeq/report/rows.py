@@ -14,7 +14,8 @@ MODELS = (
     "anderson",
     "broyden",
     "few-step",
-    "hypersolver",
+    "hyperdeq",
+    "ignn-solver",
     "student-paper",
     "student-paper-no-aa",
     "student-best",
@@ -27,15 +28,33 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 def sort_models(names: Iterable[str]) -> tuple[str, ...]:
     """Sorts model names for display: the project's own as in `MODELS`, then others by alphabet.
 
+    Names under a label (see `combine`) follow those without, one label after the other.
+
     Arguments:
         names: Any names; repeated ones are listed once.
 
     Example:
-        >>> sort_models(["gcn", "student-best", "teacher", "gat"])
-        ('teacher', 'student-best', 'gat', 'gcn')
+        >>> sort_models(["mlp", "student-best", "eignn picard", "teacher"])
+        ('teacher', 'student-best', 'mlp', 'eignn picard')
     """
     position = {name: index for index, name in enumerate(MODELS)}
-    return tuple(sorted(set(names), key=lambda name: (position.get(name, len(MODELS)), name)))
+
+    def key(name: str) -> tuple[str, int, str]:
+        label, model = apart(name)
+        return label, position.get(model, len(MODELS)), name
+
+    return tuple(sorted(set(names), key=key))
+
+
+def apart(name: str) -> tuple[str, str]:
+    """A model's name taken apart: the label that it is under (see `combine`), and its own name.
+
+    Example:
+        >>> apart("eignn picard"), apart("picard")
+        (('eignn', 'picard'), ('', 'picard'))
+    """
+    label, _, model = name.rpartition(" ")
+    return label, model
 
 
 class Key(NamedTuple):

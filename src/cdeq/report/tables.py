@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cdeq.report.metrics import Metric, find_metric
 from cdeq.report.results import Results
-from cdeq.report.rows import Row, sort_models
+from cdeq.report.rows import Row, apart, sort_models
 
 MISSING = "–"
 """What stands in a cell that nobody measured."""
@@ -95,7 +95,7 @@ def pivot(
     """Makes the table of one metric: models down, budgets across, `converged` last.
 
     Cells read "value ± spread"; a cell that was not measured reads "–". The best value of each
-    column is marked among all models but the teacher, ties at the shown precision included.
+    column is marked among all models but teachers, ties at the shown precision included.
 
     Arguments:
         results: Where to look.
@@ -222,7 +222,12 @@ def sort_budgets(budgets: Iterable[int | None]) -> tuple[int | None, ...]:
     return tuple(sorted(set(budgets), key=lambda nfe: math.inf if nfe is None else nfe))
 
 
-def _kept(rows: tuple[Row, ...], models: Sequence[str] | None) -> tuple[Row, ...]:
+def require_models(rows: Iterable[Row], models: Sequence[str] | None) -> None:
+    """Refuses to choose a model that no row is about; None chooses all.
+
+    Raises:
+        ValueError: If there is one; the sentence lists those that there are.
+    """
     present = sort_models(row.model for row in rows)
     for model in models or ():
         if model not in present:
@@ -230,6 +235,10 @@ def _kept(rows: tuple[Row, ...], models: Sequence[str] | None) -> tuple[Row, ...
                 f"`models` must be among those measured here ({', '.join(present)}); "
                 f"got {model!r}."
             )
+
+
+def _kept(rows: tuple[Row, ...], models: Sequence[str] | None) -> tuple[Row, ...]:
+    require_models(rows, models)
     return tuple(row for row in rows if models is None or row.model in models)
 
 
@@ -268,7 +277,7 @@ def _winners(column: tuple[Row | None, ...], kind: Metric) -> list[int]:
     values = {
         i: row.value
         for i, row in enumerate(column)
-        if row is not None and row.model != "teacher" and math.isfinite(row.value)
+        if row is not None and apart(row.model)[1] != "teacher" and math.isfinite(row.value)
     }
     if not values:
         return []

@@ -9,6 +9,10 @@ from torch import Tensor
 from typing_extensions import Self
 
 
+NARROW = 32
+"""Columns below which the plain product is the faster one on a CPU."""
+
+
 class SparseMatrix(NamedTuple):
     r"""A constant sparse matrix A, and its transpose for gradients.
 
@@ -16,8 +20,9 @@ class SparseMatrix(NamedTuple):
     of A are data, not parameters.
 
     Both are in compressed sparse rows with 64-bit indices, and a CPU multiplies them by
-    `torch.sparse.mm` with a reduction: on two cores it takes half the time of the plain operator
-    and of SciPy (`benchmarks/sparse_product.py`).
+    `torch.sparse.mm` with a reduction, which takes two thirds of the time of the plain operator
+    and of SciPy, or, where Y has few columns, by the plain operator, which is the faster one
+    there (`benchmarks/sparse_product.py`).
 
     Example:
         >>> rows, columns = torch.tensor([0, 1]), torch.tensor([1, 1])
@@ -113,7 +118,9 @@ class _Product(torch.autograd.Function):
 
 
 def _multiply(matrix: Tensor, dense: Tensor) -> Tensor:
-    if matrix.device.type == "cpu":
+    # numbers of half precision have no plain product there
+    wide = dense.shape[1] >= NARROW or dense.dtype.itemsize < 4
+    if matrix.device.type == "cpu" and wide:
         return torch.sparse.mm(matrix, dense.contiguous(), "sum")
     return matrix @ dense
 

@@ -183,7 +183,7 @@ def unconstrained(recipe: GraphRecipe) -> GraphRecipe:
     free = replace(network, kappa=None, unguaranteed=True, solver=Anderson(window=3))
     loss = replace(teacher.loss, shortest=25, longest=40, radius_weight=10.0, radius_limit=0.95)
     # small steps: the penalty only sees where the last one has led
-    plan = replace(teacher.plan, steps=2 * teacher.plan.steps, learning_rate=2e-2)
+    plan = replace(teacher.plan, steps=3 * teacher.plan.steps // 2, learning_rate=2e-2)
     return replace(
         recipe,
         network=replace(free, max_steps=40),

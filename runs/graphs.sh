@@ -32,8 +32,7 @@ for teacher in "" _unconstrained _eignn _mignn; do
       _unconstrained) commands+=(cache distill baseline) ;;
     esac
     for command in "${commands[@]}" evaluate; do
-      .venv/bin/cdeq "$command" "$recipe" --seed "$seed" --folder "$folder" \
-        --evaluation.splits validation test
+      .venv/bin/cdeq "$command" "$recipe" --seed "$seed" --folder "$folder"
     done
   done
   .venv/bin/cdeq report "${folders[@]}" --output "results/$recipe"

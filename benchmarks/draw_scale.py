@@ -57,7 +57,7 @@ def _draw_time(axes: "Axes", rows: list[Numbers]) -> None:
     axes.plot(edges, seconds, color=colour, marker="s", markeredgecolor="white")
     for row in rows:
         text = f"{1e3 * row['microseconds_per_entry']:.1f} ns"
-        _beside(axes, text, (row["edges"], row["seconds"]), right=False)
+        _beside(axes, text, (row["edges"], row["seconds"]), (7, -6))
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
@@ -81,13 +81,13 @@ def _draw_memory(axes: "Axes", contents: Numbers) -> None:
             axes.bar(place, row["peak_gib"], 0.92 * width, color=looks[LOOKS[name]].colour)
             axes.bar(place, row["loaded_gib"], 0.92 * width, color="white", alpha=0.55)
     axes.axhline(contents["limit_gib"], color=INK, linestyle="--", linewidth=1.0)
-    axes.text(-0.45, contents["limit_gib"], "limit", va="bottom", fontsize=9)
+    axes.text(-0.45, contents["limit_gib"], "the limit", va="bottom", fontsize=9)
     axes.set_ylim(0, 1.15 * contents["limit_gib"])
     axes.set_xticks(range(len(budgets)), labels=[str(nfe) for nfe in budgets])
     axes.grid(False, axis="x")
     axes.set_xlabel("function evaluations (NFE)")
     axes.set_ylabel("peak memory, GiB (↓ better)")
-    axes.set_title(f"Inference, {nodes:,} nodes\n(pale: graph and features)")
+    axes.set_title(f"Inference, {nodes:,} nodes\n(pale: Python, graph, features)")
 
 
 def _draw_states(axes: "Axes", rows: list[Numbers]) -> None:
@@ -104,7 +104,7 @@ def _draw_states(axes: "Axes", rows: list[Numbers]) -> None:
     largest = max(row["nodes"] for row in rows)
     for states, who in ends.items():
         text = ", ".join(map(str, sorted(who)))
-        _beside(axes, text, (largest, states), right=True)
+        _beside(axes, text, (largest, states), (8, 0))
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.set_ylim(0, 1.1 * max(ends))
@@ -128,17 +128,17 @@ def _draw_line(axes: "Axes", points: list[Numbers], label: str | None) -> None:
         markersize=style.size,
         markeredgecolor="white",
         markeredgewidth=0.6,
+        zorder=2 if style.prominent else 3,  # lines that coincide are both seen
     )
 
 
-def _beside(axes: "Axes", text: str, place: tuple[float, float], *, right: bool) -> None:
+def _beside(axes: "Axes", text: str, place: tuple[float, float], offset: tuple[int, int]) -> None:
     axes.annotate(
         text,
         place,
-        xytext=(8, 0) if right else (-6, 5),
+        xytext=offset,
         textcoords="offset points",
-        horizontalalignment="left" if right else "right",
-        verticalalignment="center" if right else "bottom",
+        verticalalignment="center",
         fontsize=9,
     )
 

@@ -14,7 +14,7 @@ Measured for each size:
     OMP_NUM_THREADS=1 python benchmarks/graph_scale.py --output results/graph-scale.json
 
 writes the numbers, and a picture of them next to it (`draw_scale.py` draws it alone). Cost: about
-15 minutes on one core, 7 GiB of memory and 2 GiB of temporary files; `--largest 0.01` ends after
+ten minutes on one core, 7 GiB of memory and 2 GiB of temporary files; `--largest 0.01` ends after
 the third size. `load` in the result is that of the machine when the benchmark began: what is above
 0 was other work.
 """

@@ -2,12 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cdeq.errors import StoreError
-from cdeq.report import Results, Row, find_metric, pivot, summary
+from cdeq.report import Results, Row, find_metric, listing, pivot, summary
 from cdeq.report.quoting import renew
 
 ROOT = Path(__file__).parent.parent
@@ -16,14 +17,18 @@ README = ROOT / "README.md"
 
 def test_the_readme_quotes_its_result_files() -> None:
     text = README.read_text(encoding="utf-8")
-    openings = re.findall(r"<!-- (?:table|summary|ratios) ", text)
+    openings = re.findall(r"<!-- (?:table|summary|listing|ratios) ", text)
     assert len(openings) == text.count("<!-- end -->") > 0
     assert renew(text, ROOT) == text
 
 
 def test_every_result_file_is_valid_and_pictured() -> None:
-    files = [path for path in (ROOT / "results").glob("*.json") if path.name != "bench.json"]
+    """Except for files of ratios, which have a table and no picture."""
+    everything = [*(ROOT / "results").glob("*.json")]
+    files = [path for path in everything if "ratios" not in json.loads(path.read_text())]
     assert files
+    for path in {*everything} - {*files}:
+        assert renew(f"<!-- ratios {path.name} -->\n<!-- end -->", path.parent).count("\n") > 3
     for path in files:
         metrics = {row.metric for row in Results.load(path).rows if row.nfe is not None}
         for metric in filter(lambda name: find_metric(name).drawn, metrics):
@@ -82,6 +87,25 @@ def test_every_kind_of_table_is_quoted_to_the_letter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("budgets", "wanted", "metrics"),
+    [
+        ("1", [1], ["accuracy"]),
+        ("2,1", [2, 1], ["accuracy", "certified"]),
+        ("1,-", [1, None], ["accuracy"]),
+        ("-", [None], ["certified", "evaluations"]),
+    ],
+)
+def test_a_listing_is_quoted_to_the_letter(
+    budgets: str, wanted: list[int | None], metrics: list[str], tmp_path: Path
+) -> None:
+    explicit = Row("gcn", None, "accuracy", "test", 0.5, None, (0,))
+    results = replace(measured(), rows=(*measured().rows, explicit))
+    results.save(tmp_path / "a.json")
+    expected = listing(results, metrics, wanted, "test").markdown()
+    assert body(f"listing a.json {budgets} {' '.join(metrics)}", tmp_path) == expected
+
+
+@pytest.mark.parametrize(
     ("words", "reason"),
     [
         ("table a.json", "a quotation must read"),
@@ -92,6 +116,13 @@ def test_every_kind_of_table_is_quoted_to_the_letter(tmp_path: Path) -> None:
         ("table a.json evaluations picard", r"measured here \(student-best\); got 'picard'"),
         ("table a.json beauty", "direction is known"),
         ("summary a.json certified accuracy", "has none, see `pivot`"),
+        ("listing a.json", "a quotation must read"),
+        ("listing a.json 1,2", "a quotation must read"),
+        ("listing a.json accuracy certified", "a quotation must read"),
+        ("listing a.json 1,,2 accuracy", "a quotation must read"),
+        ("listing a.json 1.5 accuracy", "a quotation must read"),
+        ("listing a.json 7 accuracy", "got 7, and no 'accuracy' there"),
+        ("listing a.json 1 accuracy time", "nothing was measured for 'time'"),
     ],
 )
 def test_a_quotation_that_cannot_be_made_is_refused(

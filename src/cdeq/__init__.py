@@ -37,6 +37,7 @@ from cdeq.core.norms import relative as relative
 from cdeq.core.readout import LinearReadout as LinearReadout
 from cdeq.core.readout import MLPReadout as MLPReadout
 from cdeq.core.regularize import jacobian_penalty as jacobian_penalty
+from cdeq.core.regularize import radius_penalty as radius_penalty
 from cdeq.core.regularize import spectral_radius as spectral_radius
 from cdeq.core.solve import Iterate as Iterate
 from cdeq.core.solve import Solution as Solution
@@ -54,6 +55,7 @@ from cdeq.core.solvers import Solver as Solver
 from cdeq.errors import CDEQError as CDEQError
 from cdeq.errors import SolveError as SolveError
 from cdeq.errors import StoreError as StoreError
+from cdeq.hypersolver.solver import HyperDEQ as HyperDEQ
 from cdeq.models.base import EquilibriumModel as EquilibriumModel
 from cdeq.models.function import FunctionModel as FunctionModel
 

@@ -19,7 +19,7 @@ from cdeq.report import Results
 
 STUDENTS = ["student-paper", "student-paper-no-aa", "student-best"]
 TRAINED = ["teacher", *STUDENTS, "few-step-1", "few-step-3"]
-RUN = ["train", "cache", "distill", "baseline", "evaluate", "demo"]
+RUN = ["train", "cache", "distill", "baseline", "explicit", "evaluate", "demo"]
 
 
 # What a demo leaves behind

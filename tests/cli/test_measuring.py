@@ -9,7 +9,7 @@ import torch
 from consistency.toys import disturb
 from rich.console import Console
 
-from cdeq.cli.measuring import attained, measure
+from cdeq.cli.measuring import Baselines, attained, measure
 from cdeq.cli.stages import Run
 from cdeq.consistency.time import TimeSpan
 from cdeq.evaluation.sweep import Measurement, distilled, sweep
@@ -36,7 +36,7 @@ def test_every_student_is_measured_at_its_own_times(tmp_path: Path) -> None:
     students = {name: own.build(teacher).eval() for name, own in recipe.students.items()}
     for student in students.values():
         disturb(student, 0.1)
-    rows = measure(run, teacher, students, {}, part)
+    rows = measure(run, teacher, students, Baselines({}, {}), part)
     swept = list(takewhile(lambda row: row.metric != "attained", rows))
     times = {name: settings.inference for name, settings in recipe.students.items()}
     methods = {name: distilled(student, times[name]) for name, student in students.items()}

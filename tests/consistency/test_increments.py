@@ -1,10 +1,12 @@
 """What learned steps train: nothing at birth, a known number of parameters, mergeable."""
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
 from consistency.toys import FORMS, TEACHERS, close, disturb, equal
+from models.graph.zoo import SPECS, batch_of, model_of
 from problems import Convolving, Mixing, TwoScales, each_dtype
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -218,6 +220,110 @@ def test_merging_keeps_the_teachers_own_parametrization(form: Increments, device
     assert parametrize.is_parametrized(folded.mix, "weight")
     assert type(folded.mix.parametrizations.weight[0]).__name__ == "_WeightNorm"
     assert len(list(folded.parameters())) == 2
+
+
+# Steps that nothing holds to what the teacher is held to
+
+FREE = Full(free=True)
+HOLDING = [*(name for name in SPECS if name != "eignn-raw"), "contraction"]
+each_holding = pytest.mark.parametrize("name", HOLDING)
+
+
+def holding(name: str) -> tuple[nn.Module, Any, Tensor]:
+    """A cell that bounds its weights, with weights that feel it; a context and a state."""
+    if name == "contraction":
+        torch.manual_seed(4)
+        cell = ContractionCell(1, 3, 4, 0.9).double()
+        x, z = torch.randn(2, 1, 4, 4, dtype=torch.float64), torch.randn(2, 3, 4, 4).double()
+        return cell, x, z
+    model = model_of(SPECS[name])
+    x = model.encode(batch_of("odd"))
+    return model.deq.cell, x, torch.randn_like(model.initial(x))
+
+
+@each_holding
+def test_a_free_copy_starts_as_the_teachers_map(name: str) -> None:
+    cell, x, z = holding(name)
+    for copy in FREE.copies(cell, 2):
+        torch.testing.assert_close(bind(copy, x)(z), bind(cell, x)(z), rtol=1e-10, atol=1e-10)
+
+
+@each_holding
+def test_a_free_copy_uses_its_weights_as_they_are(name: str) -> None:
+    """Folding it for inference changes no weight, and changes those of a copy that is held."""
+    cell, x, z = holding(name)
+    for form, is_free in ((FREE, True), (Full(), False)):
+        [copy] = form.copies(cell, 1)
+        disturb(copy, size=2.0)
+        folded = merge(copy, cell)
+        torch.testing.assert_close(bind(folded, x)(z), bind(copy, x)(z), rtol=1e-9, atol=1e-9)
+        weights, own = plain(folded), plain(copy)
+        kept = weights.keys() == own.keys() and all(
+            torch.equal(weights[key], own[key]) for key in own
+        )
+        assert kept == is_free
+
+
+@pytest.mark.parametrize("name", ["ignn", "eignn", "forward-backward", "contraction"])
+@torch.no_grad()
+def test_a_free_copy_can_go_where_no_held_one_can(name: str) -> None:
+    """It grows with its weight; a held one stays a contraction, in a norm of its own."""
+    cell, x, z = holding(name)
+    grown = []
+    for form in (FREE, Full()):
+        [copy] = form.copies(cell, 1)
+        dict(copy.named_parameters())["weight"].mul_(100.0)
+        f, direction = bind(copy, x), 1e3 * torch.ones_like(z)
+        grown.append(float((f(z + direction) - f(z)).norm() / direction.norm()))
+    free, held = grown
+    assert free > 5.0 and held < 2.0
+
+
+@each_holding
+def test_the_teacher_is_not_let_go(name: str) -> None:
+    cell, x, z = holding(name)
+    before, value = deepcopy(cell.state_dict()), bind(cell, x)(z)
+    for copy in FREE.copies(cell, 2):
+        disturb(copy, size=2.0)
+    assert before.keys() == cell.state_dict().keys()
+    assert all(torch.equal(before[key], now) for key, now in cell.state_dict().items())
+    assert torch.equal(bind(cell, x)(z), value)
+    assert not getattr(cell, "folded", False)
+
+
+@each_holding
+def test_all_that_is_left_of_a_folded_cell_is_trained(name: str) -> None:
+    """With a gradient each; a scale that folding has put into the weight is gone."""
+    cell, x, z = holding(name)
+    [copy] = FREE.copies(cell, 1)
+    disturb(copy, size=0.1)
+    bind(copy, x)(z).square().sum().backward()
+    trained_names = {key for key, p in copy.named_parameters() if p.requires_grad}
+    with_gradient = {
+        key for key, p in copy.named_parameters() if p.grad is not None and bool(p.grad.any())
+    }
+    names = {key for key, _ in cell.named_parameters()} - {"scale"}
+    if name == "contraction":  # whose folded weight holds that of the injection
+        names -= {"injection.weight"}
+    assert with_gradient == names <= trained_names
+
+
+def test_parts_of_a_free_copy_are_named_as_they_are_after_folding() -> None:
+    cell, _, _ = holding("peaceman-rachford")
+    [copy] = Full(parts=("weight",), free=True).copies(cell, 1)
+    assert {key for key, p in copy.named_parameters() if p.requires_grad} == {"weight"}
+    with pytest.raises(ValueError, match=r"\['weight', .*; got 'scale'"):
+        Full(parts=("scale",), free=True).copies(cell, 1)
+    assert Full(parts=("scale",)).copies(cell, 1)
+
+
+@each_cell
+def test_what_holds_nothing_has_nothing_to_let_go(make, device) -> None:
+    taught = make(torch.float64, device)
+    z = somewhere(taught.start)
+    [free], [full] = (form.copies(taught.deq.cell, 1) for form in (FREE, Full()))
+    assert equal(free(z, taught.x), full(z, taught.x))
+    assert plain(free).keys() == plain(full).keys()
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))

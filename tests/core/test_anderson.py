@@ -1,5 +1,9 @@
 """Anderson acceleration: its optimality, its memory, its cost."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
 import pytest
 import torch
 from problems import (
@@ -8,6 +12,7 @@ from problems import (
     Problem,
     contraction,
     each_dtype,
+    each_problem,
     rotation,
     seeded,
     stiff,
@@ -16,9 +21,9 @@ from problems import (
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from cdeq import Anderson, Picard, solve
+from cdeq import DEQ, Anderson, Implicit, Picard, solve
 from cdeq.core.solvers import AndersonState
-from cdeq.core.state import Layout
+from cdeq.core.state import Layout, tensors
 from cdeq.typing import Flat
 
 
@@ -166,3 +171,102 @@ def test_gradients_stay_finite_where_a_sample_has_converged_exactly(device) -> N
     z.sum().backward()
     expected = 2 * sum(0.5**i for i in range(6)) + 2 * 2.0
     torch.testing.assert_close(scale.grad.item(), expected, rtol=1e-4, atol=0.0)
+
+
+# Memory that nothing was written to yet
+
+
+@contextmanager
+def garbage() -> Iterator[None]:
+    """Memory that is not initialised holds NaN, as torch fills it where it has to be exact."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert bool(torch.ones(3).new_empty(3).isnan().all())
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def both(run: Callable[[], tuple[Tensor, ...]]) -> None:
+    """The same bits whatever the memory held before, and numbers all of them."""
+    clean = run()
+    with garbage():
+        spoilt = run()
+    for one, other in zip(clean, spoilt, strict=True):
+        assert torch.equal(one, other)
+        assert bool(other.isfinite().all())
+
+
+@each_problem
+@pytest.mark.parametrize("window", (0, 1, 5))
+def test_no_row_is_read_before_it_is_written(make, window: int, device) -> None:
+    """In a window that is not full yet, just full, and written over twice."""
+    problem = make(torch.float64, device)
+    solver = Anderson(window=window, mixing=0.9)
+
+    def run() -> tuple[Tensor, ...]:
+        found = solve(
+            problem, problem.start, solver, max_steps=8, record=True, batched=problem.batched
+        )
+        return (*(part for z in found.trajectory for part in tensors(z)), found.errors)
+
+    both(run)
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16, torch.float32), ids=str)
+def test_nor_in_any_other_precision(dtype: torch.dtype, device) -> None:
+    problem = contraction(dtype, device)
+    both(lambda: tuple(states(problem, Anderson(window=3), 7)))
+
+
+@pytest.mark.parametrize("window", (0, 2, 5))
+@pytest.mark.parametrize("steps", (1, 2, 7))
+def test_no_gradient_comes_from_it(window: int, steps: int, device) -> None:
+    """Of a solve that is unrolled, whose window autograd keeps in copies."""
+    problem = tanh(torch.float64, device)
+
+    def run() -> tuple[Tensor, ...]:
+        weight, start = (part.clone().requires_grad_() for part in (problem.weight, problem.start))
+        learned = replace(problem, weight=weight)
+        z = solve(learned, start, Anderson(window=window), max_steps=steps).z
+        z.square().sum().backward()
+        return z.detach(), weight.grad, start.grad
+
+    both(run)
+
+
+def test_nor_in_the_backward_solve(device) -> None:
+    problem = tanh(torch.float64, device)
+
+    class Layer(torch.nn.Linear):
+        def forward(self, z: Tensor, x: Tensor) -> Tensor:
+            return torch.tanh(super().forward(z) + x)
+
+    def run() -> tuple[Tensor, ...]:
+        torch.manual_seed(0)
+        layer = Layer(6, 6).double().to(device)
+        deq = DEQ(layer, solver=Anderson(), adjoint=Implicit(max_steps=6), max_steps=6)
+        z = deq(problem.solution, problem.start).z
+        z.square().sum().backward()
+        return z.detach(), *(parameter.grad for parameter in layer.parameters())
+
+    both(run)
+
+
+def test_a_switch_from_untracked_to_tracked_steps_keeps_to_what_was_written(device) -> None:
+    """A window that is written in place first and copied afterwards."""
+    problem = contraction(torch.float64, device)
+
+    def run() -> tuple[Tensor, ...]:
+        solver, z = Anderson(window=4), problem.start
+        state = solver.init(z)
+        with torch.no_grad():
+            for _ in range(2):
+                step = solver.step(problem, z, state)
+                z, state = step.z, step.state
+        scale = torch.ones((), dtype=torch.float64, device=device, requires_grad=True)
+        step = solver.step(lambda z: scale * problem(z), z, state)
+        step.z.sum().backward()
+        return step.z.detach(), scale.grad
+
+    both(run)

@@ -74,6 +74,34 @@ def test_bytes_are_those_of_the_dtype(dtype: torch.dtype) -> None:
     assert peak_bytes(lambda: torch.zeros(N, dtype=dtype)) == N * dtype.itemsize
 
 
+def compressed(values: torch.Tensor) -> torch.Tensor:
+    starts, columns = torch.arange(N + 1), torch.arange(N)
+    return torch.sparse_csr_tensor(starts, columns, values, (N, N), check_invariants=False)
+
+
+def coordinates(values: torch.Tensor) -> torch.Tensor:
+    places = torch.zeros(2, N, dtype=torch.int64)
+    return torch.sparse_coo_tensor(places, values, (N, N), check_invariants=False)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta state")
+@pytest.mark.parametrize(
+    ("make", "indices"), [(compressed, 8 * (2 * N + 1)), (coordinates, 8 * 2 * N)]
+)
+def test_a_sparse_matrix_is_as_large_as_its_parts(make, indices: int) -> None:
+    """Which may be others' too; where they are gone, so is it."""
+    values = torch.ones(N)
+    assert peak_bytes(lambda: make(torch.ones(N))) == BYTES + indices
+    assert peak_bytes(lambda: make(values), (values,)) == BYTES + indices
+
+    def one_after_the_other() -> None:
+        for _ in range(5):
+            make(values)
+
+    assert peak_bytes(one_after_the_other) == BYTES + indices
+    assert peak_bytes(lambda: [make(values), make(values)]) == BYTES + 2 * indices
+
+
 def test_what_was_there_before_counts_when_it_is_named() -> None:
     held = torch.zeros(N)
     assert peak_bytes(lambda: held + 1) == BYTES

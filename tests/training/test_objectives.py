@@ -9,7 +9,7 @@ import torch
 from training.toys import OBJECTIVES, PLAN, SPEC, distilled, images, run, same, taught, teacher
 
 from cdeq.consistency.loss import DistillationLoss
-from cdeq.core.regularize import jacobian_penalty
+from cdeq.core.regularize import jacobian_penalty, radius_penalty
 from cdeq.evaluation.metrics import ACCURACY
 from cdeq.evaluation.sweep import score_few_step
 from cdeq.models.function import FunctionModel
@@ -69,9 +69,13 @@ def test_the_share_of_random_starts(
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_the_teacher_loss_is_its_parts(weight: float) -> None:
+@pytest.mark.parametrize("radius", [0.0, 3.0])
+def test_the_teacher_loss_is_its_parts(weight: float, radius: float) -> None:
     model, steps = teacher(), 60
-    loss = TeacherLoss(shortest=steps, longest=steps, random_start=0.0, jacobian_weight=weight)
+    loss = TeacherLoss(
+        shortest=steps, longest=steps, random_start=0.0, jacobian_weight=weight,
+        radius_weight=radius, radius_limit=0.01,
+    )  # fmt: skip
     generator = seeded()
     got = loss(model, BATCH, generator)
     x = model.encode(BATCH)
@@ -80,9 +84,41 @@ def test_the_teacher_loss_is_its_parts(weight: float) -> None:
     again = seeded()
     torch.randint(0, 1, (), generator=again)  # the budget
     torch.rand((), generator=again)  # the start
-    penalty = jacobian_penalty(model.bind(x), z, generator=again).mean()
-    torch.testing.assert_close(got["loss"], task + weight * penalty)
-    assert ("jacobian" in got) == (weight > 0)
+    total, parts = task, {"task": task}
+    if weight:
+        parts["jacobian"] = jacobian_penalty(model.bind(x), z, generator=again).mean()
+        total = total + weight * parts["jacobian"]
+    if radius:
+        parts["radius"] = radius_penalty(model.bind(x), z, limit=0.01, generator=again).mean()
+        total = total + radius * parts["radius"]
+    torch.testing.assert_close(got["loss"], total)
+    named = {name: part for name, part in got.items() if name != "loss"}
+    torch.testing.assert_close(named, parts if weight or radius else {})
+
+
+def test_a_radius_within_its_limit_changes_no_gradient() -> None:
+    """A contraction of factor .98 pays for no limit above that."""
+    model = teacher()
+    plain = TeacherLoss(shortest=8, longest=8, random_start=0.0)
+    slopes = []
+    for loss in (plain, replace(plain, radius_weight=5.0, radius_limit=0.99)):
+        model.zero_grad()
+        loss(model, BATCH, seeded())["loss"].backward()
+        slopes.append([parameter.grad.clone() for parameter in model.parameters()])
+    torch.testing.assert_close(*slopes)
+
+
+def test_of_a_graph_there_is_one_radius() -> None:
+    """Not one a node: the samples of a batch are no rows of its state."""
+    model = FunctionModel(
+        lambda z, x: 0.5 * z.roll(1, 0) + x, (6, 2), loss=lambda y, x: y.square().mean(1),
+        decode=lambda z, x: z, batched=False,
+    )  # fmt: skip
+    loss = TeacherLoss(
+        shortest=30, longest=30, random_start=0.0, radius_weight=1.0, radius_limit=0.2
+    )
+    found = loss(model, torch.ones(6, 2), seeded())
+    torch.testing.assert_close(found["radius"], torch.tensor(0.09))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +127,11 @@ def test_the_teacher_loss_is_its_parts(weight: float) -> None:
         ({"shortest": 0}, "both ≥ 1; got 0 … 35"),
         ({"shortest": 9, "longest": 8}, "got 9 … 8"),
         ({"random_start": 1.1}, "`random_start` is a probability"),
-        ({"jacobian_weight": -0.1}, "jacobian_weight"),
+        ({"jacobian_weight": -0.1}, "`jacobian_weight` weighs a penalty, so it is ≥ 0; got -0.1"),
+        ({"radius_weight": -0.1}, "`radius_weight` weighs a penalty, so it is ≥ 0; got -0.1"),
+        ({"radius_weight": float("nan")}, "`radius_weight` weighs a penalty.*; got nan"),
+        ({"radius_limit": 0.0}, "`radius_limit` is a spectral radius above 0; got 0.0"),
+        ({"radius_limit": float("nan")}, "`radius_limit` is a spectral radius above 0; got nan"),
     ],
 )
 def test_impossible_teacher_losses_are_refused(settings: dict[str, float], text: str) -> None:

@@ -8,6 +8,7 @@ from cdeq.evaluation.explicit import score_explicit
 from cdeq.evaluation.sweep import score_few_step
 from cdeq.models.base import EquilibriumModel
 from cdeq.models.graph.explicit import ExplicitModel
+from cdeq.training.engine import device_of
 from cdeq.training.processes import on_main
 from cdeq.training.teacher import FewStepObjective
 
@@ -73,19 +74,20 @@ def explicit(run: Run, name: str) -> None:
 
 
 def few_step_models(run: Run) -> dict[int, EquilibriumModel]:
-    """The finished ones, by their number of steps."""
+    """The finished ones, by their number of steps, where the teacher is."""
     names = (path.parent.name for path in run.folder.glob(f"few-step-*/{DONE}"))
     steps = sorted(int(name.rsplit("-", 1)[1]) for name in names)
     folders = {n: stage.folder for n in steps if (stage := few_step_stage(run, n)).outcome()}
-    return {n: run.recipe.read_model(str(folder)) for n, folder in folders.items()}
+    here = device_of(run.recipe.hardware)
+    return {n: run.recipe.read_model(str(folder)).to(here) for n, folder in folders.items()}
 
 
 def explicit_models(run: Run) -> dict[str, ExplicitModel]:
-    """The finished ones, by name."""
-    recipes = run.recipe.explicit_networks
+    """The finished ones, by name, where the teacher is: their costs are over its own."""
+    recipes, here = run.recipe.explicit_networks, device_of(run.recipe.hardware)
     stages = {name: explicit_stage(run, name) for name in recipes}
     return {
-        name: recipes[name].read(stage.folder)
+        name: recipes[name].read(stage.folder).to(here)
         for name, stage in stages.items()
         if stage.outcome() is not None
     }

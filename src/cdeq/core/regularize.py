@@ -48,9 +48,7 @@ def jacobian_penalty(
     start, value = _linearised(f, z, batched)
     total = torch.zeros(start.shape[0], dtype=start.dtype, device=start.device)
     for _ in range(probes):
-        probe = torch.randn(
-            start.shape, dtype=start.dtype, device=start.device, generator=generator
-        )
+        probe = _drawn(start, generator)
         (product,) = torch.autograd.grad(
             value, start, probe, retain_graph=True, create_graph=torch.is_grad_enabled()
         )
@@ -92,7 +90,7 @@ def spectral_radius(
             f"`steps` counts power iterations, half of which are averaged: ≥ 2; got {steps}."
         )
     start, value = _linearised(f, z, batched)
-    v = torch.randn(start.shape, dtype=start.dtype, device=start.device, generator=generator)
+    v = _drawn(start, generator)
     growth: list[Tensor] = []
     for _ in range(steps):
         (v,) = torch.autograd.grad(value, start, _unit(v), retain_graph=True)
@@ -140,13 +138,20 @@ def radius_penalty(
             f"`limit` is a spectral radius > 0 and `steps` ≥ 1; got {limit} and {steps}."
         )
     start, value = _linearised(f, z, batched)
-    v = _unit(torch.randn(start.shape, dtype=start.dtype, device="cpu", generator=generator))
-    v = v.to(start.device)
+    v = _unit(_drawn(start, generator))
     for _ in range(steps):
         v = _unit(torch.autograd.grad(value, start, v, retain_graph=True)[0])
     tracked = torch.is_grad_enabled()
     (product,) = torch.autograd.grad(value, start, v, create_graph=tracked, retain_graph=tracked)
     return (torch.linalg.vector_norm(product, dim=1) - limit).clamp_min(0.0).square()
+
+
+def _drawn(rows: Tensor, generator: torch.Generator | None) -> Tensor:
+    """As many normal numbers, drawn where the generator is: those of a CPU's are the same for all
+    devices."""
+    device = rows.device if generator is None else generator.device
+    drawn = torch.randn(rows.shape, dtype=rows.dtype, device=device, generator=generator)
+    return drawn.to(rows.device)
 
 
 def _unit(rows: Tensor) -> Tensor:

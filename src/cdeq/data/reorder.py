@@ -42,7 +42,7 @@ def _order(edges: Int[Tensor, "2 e"], nodes: int) -> Int[Tensor, " n"]:
     from scipy.sparse.csgraph import reverse_cuthill_mckee
 
     source, target = edges.numpy()
-    ones = torch.ones(edges.shape[1], dtype=torch.int8).numpy()
+    ones = torch.ones(edges.shape[1], dtype=torch.bool).numpy()  # which repeated edges stay
     matrix = csr_matrix((ones, (source, target)), shape=(nodes, nodes))
     order = reverse_cuthill_mckee((matrix + matrix.T).tocsr(), symmetric_mode=True)
     return torch.from_numpy(order.copy()).long()

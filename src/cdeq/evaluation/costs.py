@@ -126,8 +126,9 @@ class _Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def _counts(self, argument: object) -> bool:
-        sparse = isinstance(argument, Tensor) and argument.layout is torch.sparse_csr
-        return sparse and _place(argument) in self.places
+        if not isinstance(argument, Tensor) or argument.layout is not torch.sparse_csr:
+            return False
+        return _place(argument) in self.places
 
 
 _PRODUCTS = {

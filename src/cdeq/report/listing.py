@@ -56,14 +56,8 @@ def listing(
         student     1       0.720        31,000
     """
     kinds = [find_metric(metric) for metric in metrics]
-    if not kinds or not budgets:
-        raise ValueError(
-            "a listing needs at least one metric, a column each, and one budget, its lines; got "
-            f"{len(kinds)} and {len(budgets)}."
-        )
-    for metric in metrics:
-        measured(results, metric, split)
     part = results.select(split=split)
+    _require(results, metrics, budgets, split)
     require_models(part.rows, models)
     keys, grid = _lines(part, metrics, budgets, models)
     _require_lines(keys, metrics[0], budgets)
@@ -100,6 +94,23 @@ def _lines(
         for model, nfe in keys
     ]
     return keys, grid
+
+
+def _require(
+    results: Results, metrics: Sequence[str], budgets: Sequence[int | None], split: str
+) -> None:
+    """Refuses to show nothing, or a metric that was not measured.
+
+    Raises:
+        ValueError: Says what there is.
+    """
+    if not metrics or not budgets:
+        raise ValueError(
+            "a listing needs at least one metric, a column each, and one budget, its lines; got "
+            f"{len(metrics)} and {len(budgets)}."
+        )
+    for metric in metrics:
+        measured(results, metric, split)
 
 
 def _require_lines(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from cdeq.consistency.increments import Full
+from cdeq.consistency.time import ExponentialSchedule
 from cdeq.core.solvers import Anderson
 from cdeq.hypersolver.loss import HyperLoss
 from cdeq.models.graph.convolutional import GATSpec, GCNIISpec, GCNSpec
@@ -151,7 +152,7 @@ def ogbn_arxiv() -> GraphRecipe:
         normalisation="row",
         network=network,
         teacher=replace(recipe.teacher, plan=plan),
-        student=StudentRecipe(plan=Plan(steps=500, learning_rate=2e-3)),
+        student=replace(recipe.student, plan=Plan(steps=500, learning_rate=2e-3)),
         best=replace(FREE, plan=Plan(steps=500, learning_rate=2e-3)),
         few_step=plan,
     )
@@ -189,6 +190,8 @@ def unconstrained(recipe: GraphRecipe) -> GraphRecipe:
         network=replace(free, max_steps=40),
         teacher=TeacherRecipe(loss=loss, plan=plan),
         trajectories=replace(recipe.trajectories, max_steps=60),
+        # slower than usual: the times of sixty steps have to differ in float32
+        student=replace(recipe.student, schedule=ExponentialSchedule(rate=0.2)),
     )
 
 

@@ -52,7 +52,7 @@ def _classified(source: Source) -> GraphRecipe:
             plan=replace(labelled, learning_rate=5e-2),
         ),
         trajectories=TrajectoryRecipe(max_steps=50),
-        student=StudentRecipe(plan=quick),
+        student=StudentRecipe(plan=replace(quick, learning_rate=1e-3)),
         best=replace(FREE, plan=quick),
         # gradients through the first steps alone; runs as long as the longest of interest
         hyper=HyperRecipe(plan=quick, loss=HyperLoss(detach=True), shortest=2, longest=10),

@@ -69,7 +69,13 @@ def test_what_is_no_list_of_indices_is_refused(rows: Indices) -> None:
         online(single())(rows)
 
 
-@pytest.mark.parametrize("rows", [[1], [0, 0]])
-def test_a_graph_is_sample_zero(rows: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"addressed by \[0\]"):
-        online(graph())(rows)
+def test_graphs_are_asked_for_one_at_a_time() -> None:
+    """Each is a sample: a whole data set of one, or a sub-graph of many."""
+    with pytest.raises(ValueError, match=r"one sample at a time; got the samples \[0, 0\]"):
+        online(graph())([0, 0])
+
+
+@pytest.mark.parametrize("make", [single, graph])
+def test_the_ends_alone_are_those_of_the_whole(make: Callable[[], Toy]) -> None:
+    source = online(make())
+    assert same((source.ends([0]),), source([0])[-1:])

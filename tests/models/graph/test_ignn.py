@@ -65,10 +65,18 @@ def test_one_evaluation_is_the_equation() -> None:
 def test_a_weight_within_the_bound_is_used_as_it_is() -> None:
     small, free = model_of(SPEC), model_of(replace(SPEC, kappa=None, unguaranteed=True))
     with torch.no_grad():
-        for model in (small, free):
-            model.deq.cell.weight *= 0.9 / model.deq.cell.weight.abs().sum(1, keepdim=True) * 0.99
+        weight = small.deq.cell.weight
+        weight *= 0.9 / weight.abs().sum(1, keepdim=True) * 0.99
+        free.deq.cell.weight.copy_(weight)
         z, x = seeded(9, 4, seed=3, dtype=torch.float64), small.encode(batch_of("odd"))
         assert torch.equal(small.bind(x)(z), free.bind(x)(z))
+
+
+def test_a_free_weight_starts_at_zero_where_one_evaluation_is_the_equilibrium() -> None:
+    free = model_of(replace(SPEC, kappa=None, unguaranteed=True))
+    f = free.bind(free.encode(batch_of("odd")))
+    z = torch.rand(9, 4, dtype=torch.float64)
+    assert torch.equal(f(z), f(f(z)))
 
 
 @pytest.mark.parametrize("kappa", (1.0, 1.5, None))

@@ -18,7 +18,7 @@ shift
 seeds=("${@:-0}")
 [ $# -gt 0 ] || seeds=(0 1 2)
 
-# glibc gives memory of this size back after every step and asks for it again: half of the time
+# glibc gives memory of this size back after every step and asks for it again, which takes its time
 export THP_MEM_ALLOC_ENABLE=1 MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0
 export MALLOC_TRIM_THRESHOLD_=40000000000 MALLOC_TOP_PAD_=67108864
 

@@ -5,16 +5,17 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from cdeq.atomic import write_atomic
 from cdeq.errors import CDEQError, StoreError
-from cdeq.plain import Plain
+from cdeq.plain import Plain, from_plain, to_plain
 
 WEIGHTS, CONFIG, FORMAT = "model.safetensors", "config.json", 1
 
@@ -114,3 +115,37 @@ def making(kind: str, source: str | Path) -> Iterator[None]:
         raise StoreError(
             f"{source} is damaged: its settings and weights make no {kind} ({error})."
         ) from error
+
+
+class Pretrained(nn.Module):
+    """A module that is built from its `Spec`, and can live in a folder.
+
+    A subclass takes its specification as its constructor's one argument and keeps it as `spec`.
+    """
+
+    Spec: ClassVar[type]
+    """The frozen dataclass of a subclass's settings, its constructor's one argument."""
+    spec: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model to a folder: weights as safetensors, settings as JSON."""
+        save_folder(folder, self, {"kind": type(self).__name__, "spec": to_plain(self.spec)})
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> Self:
+        """Read a model from a folder or, with `huggingface_hub` installed, from a hub repository.
+
+        Raises:
+            StoreError: When the folder is damaged or holds another kind of model.
+        """
+        config, weights = load_folder(source)
+        check_kind(config, cls.__name__, source)
+        with making(cls.__name__, source):
+            model = cls(from_plain(cls.Spec, config["spec"]))
+            model.load_state_dict(weights)
+        return model.eval()

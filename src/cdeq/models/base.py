@@ -2,28 +2,24 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
-import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from typing_extensions import Self
 
 from cdeq.core.cell import bind
 from cdeq.core.deq import DEQ
 from cdeq.core.tree import take_samples
 from cdeq.errors import CDEQError
-from cdeq.plain import from_plain, to_plain
-from cdeq.pretrained import check_kind, load_folder, making, save_folder
+from cdeq.pretrained import Pretrained
 from cdeq.typing import Context, Map, PerSample, State
 
 Batch: TypeAlias = Any
 """What a domain's data loader yields; only the domain's own model looks inside."""
 
 
-class EquilibriumModel(nn.Module, ABC):
+class EquilibriumModel(Pretrained, ABC):
     r"""A network whose middle is an equilibrium.
 
     .. math:: x = \text{encode}(\text{batch}), \quad z^* = f(z^*, x), \quad
@@ -33,9 +29,6 @@ class EquilibriumModel(nn.Module, ABC):
     from its `Spec` and sets `spec` and `deq` in its constructor.
     """
 
-    Spec: ClassVar[type]
-    """The frozen dataclass of a subclass's settings, its constructor's one argument."""
-    spec: Any
     deq: DEQ
     headless: bool = False
     """Whether the state itself is the answer, so that there is no task head to listen to."""
@@ -106,11 +99,6 @@ class EquilibriumModel(nn.Module, ABC):
         """
         return take_samples(x, rows, samples)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
-
     def bind(self, x: Context) -> Map:
         """The map z ↦ f(z, x)."""
         return bind(self.deq.cell, x)
@@ -119,21 +107,3 @@ class EquilibriumModel(nn.Module, ABC):
         """The converged answer."""
         x = self.encode(batch)
         return self.decode(self.deq(x, self.initial(x)).z, x)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model to a folder: weights as safetensors, settings as JSON."""
-        save_folder(folder, self, {"kind": type(self).__name__, "spec": to_plain(self.spec)})
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path) -> Self:
-        """Read a model from a folder or, with `huggingface_hub` installed, from a hub repository.
-
-        Raises:
-            StoreError: When the folder is damaged or holds another kind of model.
-        """
-        config, weights = load_folder(source)
-        check_kind(config, cls.__name__, source)
-        with making(cls.__name__, source):
-            model = cls(from_plain(cls.Spec, config["spec"]))  # type: ignore[call-arg]
-            model.load_state_dict(weights)
-        return model.eval()

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from cdeq.errors import CDEQError, StoreError
 from cdeq.models.graph.adjacency import normalised
-from cdeq.models.graph.batch import GraphBatch
+from cdeq.models.graph.batch import GraphBatch, thinned
 from cdeq.models.graph.convolutional import GAT, GCN, GCNII, GATSpec, GCNIISpec, GCNSpec
-from cdeq.models.graph.explicit import ExplicitModel, thinned
+from cdeq.models.graph.explicit import ExplicitModel
 from cdeq.models.graph.geometric import attended, convolutions
 from cdeq.models.graph.gpm import GPM, GPMSpec
 from cdeq.models.graph.sparse import SparseMatrix

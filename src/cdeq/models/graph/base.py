@@ -2,15 +2,19 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cdeq.core.adjoint import Implicit
+from cdeq.core.deq import DEQ
 from cdeq.core.readout import LinearReadout
+from cdeq.core.solvers import Anderson, Picard
 from cdeq.models.base import EquilibriumModel
-from cdeq.models.graph.batch import GraphBatch, GraphContext
+from cdeq.models.graph.batch import GraphBatch, GraphContext, require_fitting, thinned
 from cdeq.models.graph.sparse import SparseMatrix
 from cdeq.typing import Map, PerSample, State
 
@@ -24,52 +28,43 @@ class GraphDEQ(EquilibriumModel):
     dropout masks are drawn once a batch, outside the solve, so f is one map throughout it.
 
     Arguments:
+        spec: Its settings.
+        cell: Makes f, after the head: the order decides which random numbers each gets.
         inputs: Features of a node.
         hidden: Features of its state.
         classes: Answers to choose from.
-        dropout: The share of the state's features that the head does not see in training.
-        input_dropout: The share of the input's entries that f does not see in training.
     """
 
     def __init__(
-        self, inputs: int, hidden: int, classes: int, *, dropout: float, input_dropout: float
+        self,
+        spec: "GraphSpec",
+        cell: Callable[[], nn.Module],
+        *,
+        inputs: int,
+        hidden: int,
+        classes: int,
     ) -> None:
         super().__init__()
-        self.inputs, self.hidden = inputs, hidden
-        self.dropout, self.input_dropout = dropout, input_dropout
+        self.spec, self.inputs, self.hidden = spec, inputs, hidden
         self.head = nn.Linear(hidden, classes)
+        self.deq = DEQ(
+            cell(),
+            solver=spec.solver,
+            adjoint=Implicit(solver=spec.solver, max_steps=spec.adjoint_steps, tol=spec.tol),
+            max_steps=spec.max_steps,
+            tol=spec.tol,
+            batched=False,
+        )
 
     def encode(self, batch: GraphBatch) -> GraphContext:
         """Features and adjacency.
 
         Raises:
-            ValueError: When the features are not as many as the model was built for, the adjacency
-                is of another number of nodes, or either is in another precision or on another
-                device than the weights.
+            ValueError: When the graph does not fit the model, see `require_fitting`.
         """
-        nodes, inputs = batch.features.shape
-        if inputs != self.inputs:
-            raise ValueError(
-                f"the model was built for {self.inputs} features a node; got {inputs}."
-            )
-        if tuple(batch.adjacency.shape) != (nodes, nodes):
-            raise ValueError(
-                f"features of {nodes} nodes need an adjacency of {nodes} by {nodes}; got one of "
-                f"shape {tuple(batch.adjacency.shape)}."
-            )
-        self._require_alike(features=_values(batch.features), adjacency=batch.adjacency.matrix)
-        share = self.input_dropout if self.training else 0.0
-        features = batch.features if share == 0.0 else _dropped(batch.features, share)
+        require_fitting(batch, self.inputs, self.head.weight)
+        features = thinned(batch.features, self.spec.input_dropout, self.training)
         return GraphContext(features, batch.adjacency)
-
-    def _require_alike(self, **given: Tensor) -> None:
-        here = self.head.weight
-        for name, there in given.items():
-            if (there.dtype, there.device) != (here.dtype, here.device):
-                raise ValueError(
-                    f"the model's weights are {here.dtype} on {here.device}; got {name} in "
-                    f"{there.dtype} on {there.device}; move one to the other first."
-                )
 
     def initial(self, x: GraphContext) -> State:
         weight = self.head.weight
@@ -78,7 +73,7 @@ class GraphDEQ(EquilibriumModel):
     def decode(self, z: State, x: GraphContext) -> Float[Tensor, "n c"]:
         """The logits of every node."""
         assert isinstance(z, Tensor)
-        return self.head(F.dropout(z, self.dropout, self.training))
+        return self.head(F.dropout(z, self.spec.dropout, self.training))
 
     def loss(self, output: Tensor, batch: GraphBatch) -> PerSample:
         """The cross-entropy of each node that is asked about."""
@@ -127,14 +122,42 @@ def _propagate(x: GraphContext) -> Map:
     return lambda numbers: x.adjacency @ numbers
 
 
-def _values(features: Tensor | SparseMatrix) -> Tensor:
-    return features if isinstance(features, Tensor) else features.matrix
+@dataclass(frozen=True, kw_only=True)
+class GraphSpec:
+    """What the specifications of this domain share.
 
+    Arguments:
+        inputs: Features of a node; None leaves it to the data.
+        hidden: Features of its state.
+        classes: Answers to choose from; None leaves it to the data.
+        unguaranteed: Allow settings with which the model need not have exactly one equilibrium, or
+            solvers need not find it: only measurements can tell then.
+        dropout: The share of the state that the head does not see in training.
+        input_dropout: The share of the input that f does not see in training.
+        solver: The forward solver.
+        max_steps: Its budget of evaluations.
+        tol: Its relative residual.
+        adjoint_steps: The budget of the backward pass.
 
-def _dropped(features: Tensor | SparseMatrix, share: float) -> Tensor | SparseMatrix:
-    if isinstance(features, Tensor):
-        return F.dropout(features, share)
-    return features.dropped(share)
+    Raises:
+        ValueError: When a setting is outside its range.
+    """
+
+    inputs: int | None = None
+    hidden: int | None = 64
+    classes: int | None = None
+    unguaranteed: bool = False
+    dropout: float = 0.0
+    input_dropout: float = 0.0
+    solver: Anderson | Picard = Picard()
+    max_steps: int = 50
+    tol: float | None = 1e-5
+    adjoint_steps: int = 20
+
+    def __post_init__(self) -> None:
+        require_sizes(inputs=self.inputs, hidden=self.hidden, classes=self.classes)
+        require_sizes(max_steps=self.max_steps, adjoint_steps=self.adjoint_steps)
+        require_shares(dropout=self.dropout, input_dropout=self.input_dropout)
 
 
 class Sizes(Protocol):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cdeq.models.graph.base import known, project, require_shares, require_sizes
-from cdeq.models.graph.batch import GraphBatch
-from cdeq.models.graph.explicit import ExplicitModel, require_fitting, thinned
+from cdeq.models.graph.batch import GraphBatch, require_fitting, thinned
+from cdeq.models.graph.explicit import ExplicitModel
 from cdeq.models.graph.geometric import Projected, convolutions
 from cdeq.models.graph.sparse import SparseMatrix
 

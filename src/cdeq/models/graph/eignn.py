@@ -1,17 +1,15 @@
 """EIGNN: a linear equilibrium, iterated for graphs of any size, in closed form for small ones."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cdeq.core.adjoint import Implicit
 from cdeq.core.cell import Cell
-from cdeq.core.deq import DEQ
-from cdeq.core.solvers import Anderson, Picard
-from cdeq.models.graph.base import GraphDEQ, known, project, require_shares, require_sizes
+from cdeq.models.graph.base import GraphDEQ, GraphSpec, known, project
 from cdeq.models.graph.batch import GraphBatch, GraphContext
 from cdeq.models.graph.sparse import SparseMatrix
 from cdeq.models.graph.spectrum import require_symmetric, spectrum
@@ -126,43 +124,19 @@ def closed_form(cell: EIGNNCell, context: GraphContext) -> Nodes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EIGNNSpec:
-    r"""The settings of an `EIGNN`.
+class EIGNNSpec(GraphSpec):
+    """The settings of an `EIGNN`.
 
     Arguments:
-        inputs: Features of a node; None leaves it to the data.
-        hidden: Features of its state; None injects the features themselves, as the paper does.
-        classes: Answers to choose from; None leaves it to the data.
-        gamma: γ in (0, 1), the factor by which f contracts.
-        unguaranteed: Allow γ ≥ 1 and adjacency matrices that are not symmetric, and give up that
-            there is exactly one equilibrium and that solvers find it.
-        dropout: The share of the state that the head does not see in training.
-        input_dropout: The share of the input that f does not see in training.
-        solver: The forward solver.
-        max_steps: Its budget.
-        tol: Its relative residual.
-        adjoint_steps: The budget of the backward pass.
-
-    Raises:
-        ValueError: When a setting is outside its range.
+        hidden: Features of a state; None injects the features themselves, as the paper does.
+        gamma: γ in (0, 1), the factor by which f contracts; γ ≥ 1 and adjacency matrices that are
+            not symmetric have to be `unguaranteed`.
     """
 
-    inputs: int | None = None
-    hidden: int | None = 64
-    classes: int | None = None
     gamma: float = 0.8
-    unguaranteed: bool = False
-    dropout: float = 0.0
-    input_dropout: float = 0.0
-    solver: Anderson | Picard = Picard()
-    max_steps: int = 50
-    tol: float | None = 1e-5
-    adjoint_steps: int = 20
 
     def __post_init__(self) -> None:
-        require_sizes(inputs=self.inputs, hidden=self.hidden, classes=self.classes)
-        require_sizes(max_steps=self.max_steps, adjoint_steps=self.adjoint_steps)
-        require_shares(dropout=self.dropout, input_dropout=self.input_dropout)
+        super().__post_init__()
         if not 0.0 < self.gamma < float("inf"):
             raise ValueError(f"`gamma` scales S Z g(F), so it is above 0; got {self.gamma}.")
         if not self.unguaranteed and self.gamma >= 1.0:
@@ -188,22 +162,8 @@ class EIGNN(GraphDEQ):
 
     def __init__(self, spec: EIGNNSpec) -> None:
         inputs, classes = known(spec)
-        super().__init__(
-            inputs,
-            inputs if spec.hidden is None else spec.hidden,
-            classes,
-            dropout=spec.dropout,
-            input_dropout=spec.input_dropout,
-        )
-        self.spec = spec
-        self.deq = DEQ(
-            EIGNNCell(inputs, spec.hidden, spec.gamma),
-            solver=spec.solver,
-            adjoint=Implicit(solver=spec.solver, max_steps=spec.adjoint_steps, tol=spec.tol),
-            max_steps=spec.max_steps,
-            tol=spec.tol,
-            batched=False,
-        )
+        cell, hidden = partial(EIGNNCell, inputs, spec.hidden, spec.gamma), spec.hidden or inputs
+        super().__init__(spec, cell, inputs=inputs, hidden=hidden, classes=classes)
 
     def encode(self, batch: GraphBatch) -> GraphContext:
         """Features and adjacency.

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cdeq.models.graph.base import known, project, require_shares, require_sizes
-from cdeq.models.graph.batch import GraphBatch
-from cdeq.models.graph.explicit import ExplicitModel, require_fitting
+from cdeq.models.graph.batch import GraphBatch, require_fitting
+from cdeq.models.graph.explicit import ExplicitModel
 from cdeq.models.graph.sparse import SparseMatrix
 from cdeq.models.graph.walks import Walks, anonymous, random_walks
 

@@ -1,18 +1,16 @@
 """IGNN: one propagation and one linear map, to their equilibrium."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cdeq.core.adjoint import Implicit
 from cdeq.core.cell import Cell
-from cdeq.core.deq import DEQ
-from cdeq.core.solvers import Anderson, Picard
 from cdeq.models.graph.adjacency import rows_within
-from cdeq.models.graph.base import GraphDEQ, known, project, require_shares, require_sizes
+from cdeq.models.graph.base import GraphDEQ, GraphSpec, known, project
 from cdeq.models.graph.batch import GraphContext
 from cdeq.models.graph.sparse import SparseMatrix
 
@@ -75,43 +73,20 @@ class IGNNCell(Cell):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IGNNSpec:
-    r"""The settings of an `IGNN`.
+class IGNNSpec(GraphSpec):
+    """The settings of an `IGNN`.
 
     Arguments:
-        inputs: Features of a node; None leaves it to the data.
-        hidden: Features of its state.
-        classes: Answers to choose from; None leaves it to the data.
-        kappa: κ in (0, 1), which bounds ‖W‖_∞; None leaves W free.
-        unguaranteed: Allow κ ≥ 1 or None, and give up that there is exactly one equilibrium and
-            that solvers find it: only measurements can tell then.
-        dropout: The share of the state that the head does not see in training.
-        input_dropout: The share of the input that f does not see in training.
-        solver: The forward solver.
-        max_steps: Its budget.
-        tol: Its relative residual.
-        adjoint_steps: The budget of the backward pass.
-
-    Raises:
-        ValueError: When a setting is outside its range.
+        hidden: Features of a state.
+        kappa: κ in (0, 1), which bounds ‖W‖_∞; None leaves W free. κ ≥ 1 and None have to be
+            `unguaranteed`.
     """
 
-    inputs: int | None = None
-    hidden: int = 64
-    classes: int | None = None
+    hidden: int = 64  # pyright: ignore[reportIncompatibleVariableOverride] - frozen, so narrower
     kappa: float | None = 0.95
-    unguaranteed: bool = False
-    dropout: float = 0.0
-    input_dropout: float = 0.0
-    solver: Anderson | Picard = Picard()
-    max_steps: int = 50
-    tol: float | None = 1e-5
-    adjoint_steps: int = 20
 
     def __post_init__(self) -> None:
-        require_sizes(inputs=self.inputs, hidden=self.hidden, classes=self.classes)
-        require_sizes(max_steps=self.max_steps, adjoint_steps=self.adjoint_steps)
-        require_shares(dropout=self.dropout, input_dropout=self.input_dropout)
+        super().__post_init__()
         if self.kappa is not None and not self.kappa > 0.0:
             raise ValueError(f"`kappa` bounds ‖W‖_∞, so it is above 0; got {self.kappa}.")
         if not self.unguaranteed and (self.kappa is None or self.kappa >= 1.0):
@@ -138,22 +113,8 @@ class IGNN(GraphDEQ):
 
     def __init__(self, spec: IGNNSpec) -> None:
         inputs, classes = known(spec)
-        super().__init__(
-            inputs,
-            spec.hidden,
-            classes,
-            dropout=spec.dropout,
-            input_dropout=spec.input_dropout,
-        )
-        self.spec = spec
-        self.deq = DEQ(
-            IGNNCell(inputs, spec.hidden, spec.kappa),
-            solver=spec.solver,
-            adjoint=Implicit(solver=spec.solver, max_steps=spec.adjoint_steps, tol=spec.tol),
-            max_steps=spec.max_steps,
-            tol=spec.tol,
-            batched=False,
-        )
+        cell = partial(IGNNCell, inputs, spec.hidden, spec.kappa)
+        super().__init__(spec, cell, inputs=inputs, hidden=spec.hidden, classes=classes)
 
     @property
     def products(self) -> float:

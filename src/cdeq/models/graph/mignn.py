@@ -2,16 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cdeq.core.adjoint import Implicit
 from cdeq.core.cell import Cell
-from cdeq.core.deq import DEQ
-from cdeq.core.solvers import Anderson, Picard
-from cdeq.models.graph.base import GraphDEQ, known, project, require_shares, require_sizes
+from cdeq.models.graph.base import GraphDEQ, GraphSpec, known, project, require_shares
 from cdeq.models.graph.batch import GraphBatch, GraphContext
 from cdeq.models.graph.resolvent import Equation, Nodes
 from cdeq.models.graph.spectrum import require_symmetric
@@ -109,47 +107,26 @@ class MIGNNCell(Cell):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MIGNNSpec:
-    r"""The settings of a `MIGNN`.
+class MIGNNSpec(GraphSpec):
+    """The settings of a `MIGNN`.
+
+    An evaluation costs `splitting.products` sparse products.
 
     Arguments:
-        inputs: Features of a node; None leaves it to the data.
-        hidden: Features of its state.
-        classes: Answers to choose from; None leaves it to the data.
-        kappa: κ in (0, 1], which bounds ‖W‖₂ = κ σ(μ); σ(μ) < 1 is learned.
+        hidden: Features of a state.
+        kappa: κ in (0, 1], which bounds ‖W‖₂ = κ σ(μ); σ(μ) < 1 is learned. κ > 1 and adjacency
+            matrices that are not symmetric have to be `unguaranteed`.
         negative: The share of -1 in D.
         splitting: The map that is iterated.
-        unguaranteed: Allow κ > 1 and adjacency matrices that are not symmetric, and give up that
-            there is exactly one equilibrium and that solvers find it.
-        dropout: The share of the state that the head does not see in training.
-        input_dropout: The share of the input that f does not see in training.
-        solver: The forward solver.
-        max_steps: Its budget of evaluations, of `splitting.products` sparse products each.
-        tol: Its relative residual.
-        adjoint_steps: The budget of the backward pass.
-
-    Raises:
-        ValueError: When a setting is outside its range.
     """
 
-    inputs: int | None = None
-    hidden: int = 64
-    classes: int | None = None
+    hidden: int = 64  # pyright: ignore[reportIncompatibleVariableOverride] - frozen, so narrower
     kappa: float = 0.95
     negative: float = 0.2
     splitting: ForwardBackward | PeacemanRachford | DouglasRachford = PeacemanRachford()
-    unguaranteed: bool = False
-    dropout: float = 0.0
-    input_dropout: float = 0.0
-    solver: Anderson | Picard = Picard()
-    max_steps: int = 50
-    tol: float | None = 1e-5
-    adjoint_steps: int = 20
 
     def __post_init__(self) -> None:
-        require_sizes(inputs=self.inputs, hidden=self.hidden, classes=self.classes)
-        require_sizes(max_steps=self.max_steps, adjoint_steps=self.adjoint_steps)
-        require_shares(dropout=self.dropout, input_dropout=self.input_dropout)
+        super().__post_init__()
         require_shares(negative=self.negative)
         if not 0.0 < self.kappa < float("inf"):
             raise ValueError(f"`kappa` bounds ‖W‖₂, so it is above 0; got {self.kappa}.")
@@ -181,28 +158,15 @@ class MIGNN(GraphDEQ):
 
     def __init__(self, spec: MIGNNSpec) -> None:
         inputs, classes = known(spec)
-        super().__init__(
+        cell = partial(
+            MIGNNCell,
             inputs,
             spec.hidden,
-            classes,
-            dropout=spec.dropout,
-            input_dropout=spec.input_dropout,
+            kappa=spec.kappa,
+            negative=spec.negative,
+            splitting=spec.splitting,
         )
-        self.spec = spec
-        self.deq = DEQ(
-            MIGNNCell(
-                inputs,
-                spec.hidden,
-                kappa=spec.kappa,
-                negative=spec.negative,
-                splitting=spec.splitting,
-            ),
-            solver=spec.solver,
-            adjoint=Implicit(solver=spec.solver, max_steps=spec.adjoint_steps, tol=spec.tol),
-            max_steps=spec.max_steps,
-            tol=spec.tol,
-            batched=False,
-        )
+        super().__init__(spec, cell, inputs=inputs, hidden=spec.hidden, classes=classes)
 
     def encode(self, batch: GraphBatch) -> GraphContext:
         """Features and adjacency.

@@ -1,0 +1,72 @@
+"""What README claims of `results/arxiv.json` and `results/computers.json` is in them."""
+
+from pathlib import Path
+
+import pytest
+
+from cdeq.report import Results
+
+ROOT = Path(__file__).parent.parent
+RESULTS = {name: Results.load(ROOT / f"results/{name}.json") for name in ("arxiv", "computers")}
+VALUES = {
+    (name, row.model, row.nfe, row.metric): row.value
+    for name, results in RESULTS.items()
+    for row in results.rows
+}
+BUDGETS = range(1, 11)
+graphs = pytest.mark.parametrize("graph", RESULTS)
+
+
+def value(graph: str, model: str, nfe: int | None, metric: str = "accuracy") -> float:
+    return VALUES[graph, model, nfe, metric]
+
+
+@graphs
+def test_seeds_and_budgets_are_those_that_are_spoken_of(graph: str) -> None:
+    rows = RESULTS[graph].rows
+    assert {row.seeds for row in rows} == {(0, 1, 2)}
+    assert {row.split for row in rows} == {"test"}
+    assert {row.nfe for row in rows if row.model == "anderson" and row.nfe} == {*BUDGETS}
+
+
+def test_the_features_of_arxiv_are_named() -> None:
+    assert "GPT-prediction features" in RESULTS["arxiv"].task
+
+
+@pytest.mark.parametrize(
+    ("graph", "bounds"), [("arxiv", (0.34, 0.28, 0.20)), ("computers", (0.45, 0.23, 0.19))]
+)
+def test_the_error_is_a_fraction_of_andersons(graph: str, bounds: tuple[float, ...]) -> None:
+    for nfe, bound in enumerate(bounds, start=1):
+        ours, theirs = (
+            value(graph, model, nfe, "relative_error") for model in ("student-best", "anderson")
+        )
+        assert ours <= bound * theirs
+
+
+@pytest.mark.parametrize(("nfe", "share"), [(1, 0.98), (2, 0.995), (5, 0.995)])
+def test_few_evaluations_are_nearly_the_teachers_answer(nfe: int, share: float) -> None:
+    assert value("computers", "student-best", nfe, "attained") >= share
+
+
+@graphs
+@pytest.mark.parametrize("nfe", BUDGETS)
+def test_no_method_is_better_by_more_than_is_said(graph: str, nfe: int) -> None:
+    others = ("picard", "anderson", "ignn-solver", "student-paper", "student-paper-no-aa")
+    best = max(value(graph, model, nfe) for model in others)
+    assert value(graph, "student-best", nfe) >= best - 0.0045
+
+
+@pytest.mark.parametrize("nfe", [1, 2, 5, 10])
+def test_on_computers_it_is_above_a_network_trained_for_the_budget(nfe: int) -> None:
+    assert value("computers", "student-best", nfe) > value("computers", "few-step", nfe)
+
+
+@pytest.mark.parametrize(("graph", "least"), [("arxiv", 0.735), ("computers", 0.80)])
+def test_the_teacher_is_as_good_as_is_said(graph: str, least: float) -> None:
+    assert value(graph, "teacher", None) >= least
+
+
+@graphs
+def test_distillation_is_cheap(graph: str) -> None:
+    assert value(graph, "student-best", None, "effort_distilled") <= 0.30

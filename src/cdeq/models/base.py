@@ -18,6 +18,9 @@ from cdeq.typing import Context, Map, PerSample, State
 Batch: TypeAlias = Any
 """What a domain's data loader yields; only the domain's own model looks inside."""
 
+Memory: TypeAlias = Any
+"""What one batch leaves to the next where samples go on, as the segments of a text do."""
+
 
 class EquilibriumModel(Pretrained, ABC):
     r"""A network whose middle is an equilibrium.
@@ -98,6 +101,19 @@ class EquilibriumModel(Pretrained, ABC):
             samples: How many the batch has.
         """
         return take_samples(x, rows, samples)
+
+    def remember(self, z: State, x: Context) -> Memory:
+        """What the batch that goes on from here is told of this one, without gradients; None where
+        samples stand alone."""
+        return None
+
+    def recall(self, batch: Batch, memory: Memory) -> Batch:
+        """The batch that goes on where a memory was left.
+
+        Raises:
+            TypeError: When samples of this model stand alone.
+        """
+        raise TypeError(f"the samples of a {type(self).__name__} stand alone, without a memory.")
 
     def bind(self, x: Context) -> Map:
         """The map z ↦ f(z, x)."""

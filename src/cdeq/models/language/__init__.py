@@ -1,0 +1,1 @@
+"""Language models: a deep equilibrium Transformer, and explicit networks beside it."""

@@ -1,0 +1,159 @@
+"""A vocabulary's vectors and the distribution over it, cheaper for rarer words."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Hidden = Float[Tensor, "*b d"]
+Tokens = Int[Tensor, "*b"]
+
+
+class AdaptiveVocabulary(nn.Module):
+    r"""Word vectors and softmax, tied, in clusters of falling frequency.
+
+    Tokens are numbered by falling frequency and cut into clusters c = 0, 1, …; those of cluster c
+    have vectors of :math:`d_c = \max(1, \lfloor d / s^c \rfloor)` numbers. With :math:`E_c` a
+    cluster's table and :math:`P_c` a matrix to d features (none for c = 0),
+
+    .. math:: \mathrm{embed}(w) = \sqrt d \, P_c^\top E_c[w] , \qquad
+        p(w \mid h) = \begin{cases}
+            \mathrm{softmax}([E_0 h + b_0, A h + a])_w & c = 0 \\
+            \mathrm{softmax}([E_0 h + b_0, A h + a])_{\text{cluster } c} \cdot
+            \mathrm{softmax}(E_c P_c h + b_c)_w & c > 0
+        \end{cases}
+
+    References:
+        | Efficient softmax approximation for GPUs (Grave et al., 2017)
+        | https://arxiv.org/abs/1609.04309
+        | Adaptive Input Representations for Neural Language Modeling (Baevski & Auli, 2019)
+        | https://arxiv.org/abs/1809.10853
+
+    Arguments:
+        size: Tokens.
+        features: d.
+        cutoffs: Where clusters 1, 2, … begin, ascending; () is the plain tied softmax.
+        shrink: s ≥ 1.
+
+    Raises:
+        ValueError: When the cutoffs do not ascend within 1 … size - 1, or a number is below 1.
+
+    Example:
+        >>> words = AdaptiveVocabulary(10, 8, cutoffs=(4,), shrink=4)
+        >>> hidden = words.embed(torch.tensor([[1, 9]]))
+        >>> torch.allclose(words.log_probs(hidden).exp().sum(-1), torch.ones(1, 2))
+        True
+    """
+
+    def __init__(
+        self, size: int, features: int, *, cutoffs: Sequence[int] = (), shrink: int = 4
+    ) -> None:
+        super().__init__()
+        require_cutoffs(size, features, cutoffs, shrink)
+        self.size, self.features = size, features
+        self.edges = (0, *cutoffs, size)
+        widths = [max(1, features // shrink**c) for c in range(len(self.edges) - 1)]
+        counts = [end - start for start, end in self.spans()]
+        scale = features**-0.5  # a vector of the input then has features of size 1
+        self.tables = nn.ParameterList(
+            torch.randn(count, width) * scale for count, width in zip(counts, widths, strict=True)
+        )
+        self.biases = nn.ParameterList(torch.zeros(count) for count in counts)
+        self.projections = nn.ParameterList(
+            torch.randn(width, features) * width**-0.5 for width in widths[1:]
+        )
+        self.clusters = nn.Linear(features, len(cutoffs)) if cutoffs else None
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """First token and end of each cluster."""
+        return zip(self.edges, self.edges[1:])  # noqa: B905 - one shorter on purpose
+
+    def embed(self, tokens: Tokens) -> Hidden:
+        """The vectors of these tokens."""
+        flat = tokens.flatten()
+        found = self.tables[0].new_empty(len(flat), self.features)
+        for c, (start, end) in enumerate(self.spans()):
+            rows = ((flat >= start) & (flat < end)).nonzero().squeeze(1)
+            vectors = F.embedding(flat[rows] - start, self.tables[c])
+            full = vectors if c == 0 else vectors @ self.projections[c - 1]
+            found = found.index_copy(0, rows, full)
+        return found.unflatten(0, tokens.shape) * self.features**0.5
+
+    def losses(self, hidden: Hidden, target: Tokens) -> Float[Tensor, "*b"]:
+        """-log p(target | hidden), touching a rare cluster only for the targets in it."""
+        rows, wanted = hidden.reshape(-1, self.features), target.flatten()
+        head = self._head(rows).log_softmax(-1)
+        shortlist = self.edges[1]
+        cluster = torch.bucketize(wanted, wanted.new_tensor(self.edges[1:-1]), right=True)
+        place = torch.where(cluster == 0, wanted, shortlist + cluster - 1)
+        found = head.gather(1, place.unsqueeze(1)).squeeze(1)
+        for c, (start, _) in enumerate(self.spans()):
+            if c == 0:
+                continue
+            mine = (cluster == c).nonzero().squeeze(1)
+            tail = F.cross_entropy(
+                self._tail(rows[mine], c), wanted[mine] - start, reduction="none"
+            )
+            found = found.index_add(0, mine, -tail.to(found.dtype))
+        return -found.view(target.shape)
+
+    def log_probs(self, hidden: Hidden) -> Float[Tensor, "*b v"]:
+        """log p of every token: as many numbers as there are tokens, for each position."""
+        head = self._head(hidden).log_softmax(-1)
+        shortlist = self.edges[1]
+        parts = [head[..., :shortlist]]
+        for c in range(1, len(self.tables)):
+            inside = self._tail(hidden, c).log_softmax(-1)
+            parts.append(inside + head[..., shortlist + c - 1].unsqueeze(-1))
+        return torch.cat(parts, dim=-1)
+
+    def divergence(self, hidden: Hidden, target: Hidden) -> Float[Tensor, "*b"]:
+        r"""KL of two distributions, one cluster at a time, so that no full one is ever built.
+
+        .. math:: \mathrm{KL}(q \| p) = \mathrm{KL}(q_0 \| p_0)
+            + \sum_{c > 0} q_0(c) \, \mathrm{KL}(q_c \| p_c)
+
+        Arguments:
+            hidden: What p belongs to.
+            target: What q belongs to.
+        """
+        given, wanted = (self._head(rows).log_softmax(-1) for rows in (hidden, target))
+        total = _divergence(given, wanted)
+        for c in range(1, len(self.tables)):
+            inside = (self._tail(rows, c).log_softmax(-1) for rows in (hidden, target))
+            weight = wanted[..., self.edges[1] + c - 1].exp()
+            total = total + weight * _divergence(*inside)
+        return total
+
+    def _head(self, hidden: Hidden) -> Tensor:
+        words = F.linear(hidden, self.tables[0], self.biases[0])
+        return words if self.clusters is None else torch.cat([words, self.clusters(hidden)], -1)
+
+    def _tail(self, hidden: Hidden, c: int) -> Tensor:
+        narrow = F.linear(hidden, self.projections[c - 1])
+        return F.linear(narrow, self.tables[c], self.biases[c])
+
+
+def _divergence(given: Tensor, wanted: Tensor) -> Tensor:
+    return F.kl_div(given, wanted, log_target=True, reduction="none").sum(-1)
+
+
+def require_cutoffs(size: int, features: int, cutoffs: Sequence[int], shrink: int) -> None:
+    """Refuse a vocabulary that cannot be cut like this.
+
+    Raises:
+        ValueError: When the cutoffs do not ascend within 1 … size - 1, or a number is below 1.
+    """
+    if min(size, features, shrink) < 1:
+        raise ValueError(
+            "a vocabulary has tokens and features, and clusters shrink by a factor, all ≥ 1; got "
+            f"{size}, {features} and {shrink}."
+        )
+    edges = (0, *cutoffs, size)
+    if [*edges] != sorted({*edges}):
+        raise ValueError(
+            f"`cutoffs` are where rarer clusters begin, ascending between 1 and {size - 1}; got "
+            f"{tuple(cutoffs)}."
+        )

@@ -15,6 +15,7 @@ FILES = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rgl
 # A package that is not listed may import everything below the recipes.
 FLOOR = ("typing", "errors")
 DISK = (*FLOOR, "atomic", "digest", "plain", "pretrained")
+PARTS = ("base", "initializer", "operator_norm", "repeatable")  # what domains share
 MAY_IMPORT = {
     **{name: DISK for name in DISK},
     **{name: () for name in FLOOR},
@@ -22,7 +23,7 @@ MAY_IMPORT = {
     "consistency": (*DISK, "core"),
     "hypersolver": (*DISK, "core", "consistency"),
     "trajectories": (*DISK, "core"),
-    "models": (*DISK, "core", "models.base", "models.initializer", "models.operator_norm"),
+    "models": (*DISK, "core", *(f"models.{name}" for name in PARTS)),
     "report": ("errors", "atomic"),
 }
 ON_TOP = {"recipes": ("recipes/", "cli/", "__init__.py"), "cli": ("cli/",)}

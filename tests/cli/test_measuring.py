@@ -12,6 +12,7 @@ from rich.console import Console
 from cdeq.cli.measuring import Baselines, attained, measure
 from cdeq.cli.stages import Run
 from cdeq.consistency.time import TimeSpan
+from cdeq.evaluation.metrics import ACCURACY
 from cdeq.evaluation.sweep import Measurement, distilled, sweep
 from cdeq.recipes import RECIPES, Recipe
 
@@ -58,4 +59,4 @@ def test_a_score_is_set_against_its_own_teachers() -> None:
         Measurement("picard", 1, "accuracy", 0.4),
         Measurement("picard", 1, "relative_error", 0.1),
     ]
-    assert list(attained(rows, "accuracy")) == [Measurement("picard", 1, "attained", 0.5)]
+    assert list(attained(rows, ACCURACY)) == [Measurement("picard", 1, "attained", 0.5)]

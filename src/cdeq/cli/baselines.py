@@ -31,7 +31,8 @@ def few_step(run: Run, steps: int) -> None:
     objective = FewStepObjective(model, steps, recipe.augment())
 
     def score() -> float:
-        return score_few_step(model, steps, run.data.validation, recipe.metric).value
+        found = score_few_step(model, steps, run.data.validation, recipe.metric)
+        return recipe.metric.upward(found.value)
 
     seconds = fit_stage(
         run, stage, objective, recipe.few_step, f"training few-step {steps}", score
@@ -62,7 +63,8 @@ def explicit(run: Run, name: str) -> None:
     objective = settings.objective(model)
 
     def score() -> float:
-        return score_explicit(name, model, run.data.validation, recipe.metric).value
+        found = score_explicit(name, model, run.data.validation, recipe.metric)
+        return recipe.metric.upward(found.value)
 
     seconds = fit_stage(run, stage, objective, settings.plan, f"training {name}", score)
 

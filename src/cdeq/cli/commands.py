@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cdeq.cli import baselines, scoring, stages
+from cdeq.cli import baselines, distilling, scoring, stages
 from cdeq.cli.stages import Run
 from cdeq.training.engine import launch
 from cdeq.training.processes import on_main, part
@@ -16,13 +16,13 @@ def train(run: Run) -> None:
 
 def cache(run: Run) -> None:
     """Write the teacher's trajectories to disk."""
-    stages.cache(run)
+    distilling.cache(run)
 
 
 def distill(run: Run) -> None:
     """Distil the students; `--distil student-paper` for one of them."""
     for name in run.recipe.students:
-        stages.distill(run, name)
+        distilling.distill(run, name)
 
 
 def baseline(run: Run) -> None:

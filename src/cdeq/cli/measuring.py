@@ -10,7 +10,7 @@ from rich.progress import Progress
 from torch import nn
 
 from cdeq.cli.run_folder import DONE
-from cdeq.cli.stages import Run
+from cdeq.cli.stages import Run, SplitName
 from cdeq.consistency.anchored import AnchoredDEQ
 from cdeq.consistency.refine import Student
 from cdeq.consistency.student import ConsistencyDEQ
@@ -22,6 +22,7 @@ from cdeq.evaluation.adaptive import calibrate, stopped_at
 from cdeq.evaluation.certification import Start, certification
 from cdeq.evaluation.costs import cost_of, costs, measurements
 from cdeq.evaluation.explicit import score_explicit
+from cdeq.evaluation.metrics import Metric
 from cdeq.evaluation.sweep import (
     Measurement,
     Method,
@@ -82,10 +83,13 @@ def measure(
     ready = _for_inference(run, students, teacher)
     swept = _swept(run, teacher, ready, part)
     yield from swept
-    yield from attained(swept, run.recipe.metric.name)
-    yield from _certified(run, teacher, ready, part)
-    if part is not run.data.validation:  # which chooses the threshold
-        yield from _adaptive(run, teacher, ready, part)
+    yield from attained(swept, run.recipe.metric)
+    choosing = part is run.data.validation
+    split: SplitName = "validation" if choosing else "test"
+    probed = run.told(split, teacher, run.recipe.evaluation.probed)
+    yield from _certified(run, teacher, ready, probed)
+    if not choosing:  # whose thresholds are chosen on validation
+        yield from _adaptive(run, teacher, ready, probed)
     yield from _costs(run, teacher, ready, part)
     yield from _efforts(run, students)
     yield from _parameters(teacher, ready, baselines)
@@ -182,14 +186,16 @@ def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def attained(swept: list[Measurement], metric: str) -> Iterator[Measurement]:
-    """Every score as a share of the converged score of the very teacher it belongs to: over
-    seeds, teachers differ by more than what a few evaluations lose."""
-    scores = [row for row in swept if row.metric == metric]
+def attained(swept: list[Measurement], metric: Metric) -> Iterator[Measurement]:
+    """Every score as a share of the converged score of the very teacher it belongs to, a ratio to
+    it where lower is better: over seeds, teachers differ by more than what a few evaluations
+    lose."""
+    name = "attained" if metric.higher else "ratio_converged"
+    scores = [row for row in swept if row.metric == metric.name]
     (whole,) = (row.value for row in scores if row.nfe is None)
     for row in scores:
         if row.nfe is not None:
-            yield row._replace(metric="attained", value=row.value / whole)
+            yield row._replace(metric=name, value=row.value / whole)
 
 
 def _certified(
@@ -228,11 +234,12 @@ def _adaptive(
 ) -> Iterator[Measurement]:
     """Students that stop by themselves, at a threshold that is always chosen on validation."""
     settings, metric = run.recipe.evaluation, run.recipe.metric
+    validation = run.told("validation", teacher, settings.probed)
     for name, (student, times) in students.items():
         chosen = calibrate(
             teacher,
             student,
-            run.data.validation,
+            validation,
             metric,
             steps=settings.budgets[-1],
             schedule=times,

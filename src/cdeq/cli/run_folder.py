@@ -76,14 +76,18 @@ class Stage:
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     """Where two settings differ, key by key.
 
+    None is the same as no such key: by None, a newer version says that all is as it was before.
+
     Example:
         >>> list(differences({"plan": {"steps": 3}, "seed": 0}, {"plan": {"steps": 5}, "seed": 0}))
         ['plan.steps was 3, now 5']
     """
     before, now = dict(_leaves(found)), dict(_leaves(wanted))
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key, "unset") != now.get(key, "unset"):
-            yield f"{key} was {before.get(key, 'unset')}, now {now.get(key, 'unset')}"
+        was, is_ = before.get(key), now.get(key)
+        if was != is_:
+            shown = ("unset" if value is None else value for value in (was, is_))
+            yield "{} was {}, now {}".format(key, *shown)
 
 
 def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

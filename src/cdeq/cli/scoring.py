@@ -9,9 +9,10 @@ from rich.markup import escape
 
 from cdeq.atomic import write_atomic
 from cdeq.cli.baselines import explicit_models, few_step_models
+from cdeq.cli.distilling import student_stage
 from cdeq.cli.measuring import Baselines, measure
 from cdeq.cli.run_folder import DONE, versions
-from cdeq.cli.stages import Run, student_stage
+from cdeq.cli.stages import Run
 from cdeq.data.indexed import IndexedData
 from cdeq.digest import digest_of
 from cdeq.errors import CDEQError

@@ -1,23 +1,21 @@
-"""The stages of a run: train, cache, distil. Each is skipped when it is done already."""
+"""What the stages of a run share, and its first: train the teacher. A stage that is done already
+is skipped."""
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
-from cdeq.cli.run_folder import DONE, Stage, versions, write_json
-from cdeq.consistency.refine import Student
-from cdeq.consistency.time import Schedule
-from cdeq.data.indexed import to_device
-from cdeq.digest import digest_of
-from cdeq.errors import CDEQError, StoreError
+from cdeq.cli.run_folder import Stage, versions, write_json
+from cdeq.data.indexed import IndexedData
+from cdeq.errors import CDEQError
 from cdeq.evaluation.audit import audit
-from cdeq.evaluation.sweep import distilled, sweep
+from cdeq.evaluation.sweep import score_few_step, sweep
 from cdeq.models.base import EquilibriumModel
 from cdeq.plain import Plain, to_plain
 from cdeq.recipes import Recipe
@@ -26,14 +24,9 @@ from cdeq.training.engine import device_of, fit, forget
 from cdeq.training.objective import Objective
 from cdeq.training.plan import Plan
 from cdeq.training.processes import on_main
-from cdeq.training.teacher import TeacherObjective
-from cdeq.trajectories import (
-    Manifest,
-    OnlineTrajectories,
-    TrajectorySource,
-    TrajectoryStore,
-    write_cache,
-)
+from cdeq.training.teacher import FewStepObjective, TeacherObjective
+
+SplitName: TypeAlias = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +107,23 @@ class Run:
             )
         return self.recipe.read_model(str(stage.folder)).to(device_of(self.recipe.hardware))
 
+    def told(
+        self, name: SplitName, teacher: EquilibriumModel, samples: int | None = None
+    ) -> IndexedData:
+        """A part of the data with what the teacher tells about each sample, where that is more
+        than can be computed sample by sample."""
+        part, path = getattr(self.data, name), self.folder / "memory" / name
+        with Progress(console=self.console, transient=True) as progress:
+            bar = progress.add_task(f"reading {name:<14}", total=None)
+
+            def advance(done: int, total: int) -> None:
+                progress.update(bar, completed=done, total=total)
+
+            on_main(
+                lambda: self.recipe.told(part, teacher, path, samples=samples, advance=advance)
+            )
+            return self.recipe.told(part, teacher, path, samples=samples)
+
 
 def teacher_stage(run: Run) -> Stage:
     """The teacher's training."""
@@ -121,24 +131,6 @@ def teacher_stage(run: Run) -> Stage:
     plan = recipe.teacher.plan
     watched = {"evaluation": {"reference_steps": recipe.evaluation.reference_steps}}
     return run.training("teacher", plan, watched, network=recipe.network, teacher=recipe.teacher)
-
-
-def student_stage(run: Run, name: str, teacher: EquilibriumModel) -> Stage:
-    """The distillation of one student."""
-    recipe, settings = run.recipe, run.recipe.students[name]
-    decides = {key: part for key, part in vars(settings).items() if key != "inference"}
-    watched = {
-        "evaluation": {"budgets": recipe.evaluation.budgets},
-        "student": {**decides, "inference": settings.inference},
-    }
-    return run.training(
-        name,
-        settings.plan,
-        watched,
-        student=decides,
-        trajectories=recipe.trajectories,
-        teacher_weights=digest_of(teacher),
-    )
 
 
 def train(run: Run) -> None:
@@ -150,18 +142,22 @@ def train(run: Run) -> None:
         return
     torch.manual_seed(recipe.seed)
     model = recipe.model()
+    seconds = pretrain(run, model)
     objective = TeacherObjective(model, recipe.teacher.loss, recipe.augment())
 
     def score() -> float:
-        return sweep(
-            model, {}, data.validation, recipe.metric, (1,),
-            reference_steps=recipe.evaluation.reference_steps,
-        )[0].value  # fmt: skip
+        return recipe.metric.upward(
+            sweep(
+                model, {}, data.validation, recipe.metric, (1,),
+                reference_steps=recipe.evaluation.reference_steps,
+            )[0].value
+        )  # fmt: skip
 
-    seconds = fit_stage(run, stage, objective, recipe.teacher.plan, "training the teacher", score)
+    seconds += fit_stage(run, stage, objective, recipe.teacher.plan, "training the teacher", score)
+    probed = run.told("test", model, recipe.evaluation.probed)
 
     def conclude() -> None:
-        judged = audit(model, data.test, recipe.metric)
+        judged = audit(model, probed, recipe.metric)
         model.save_pretrained(stage.folder)
         verdict = {"converges": judged.converges, "summary": judged.summary()}
         write_json(stage.folder / "audit.json", {**asdict(judged), **verdict})
@@ -171,57 +167,31 @@ def train(run: Run) -> None:
     on_main(conclude)
 
 
-def cache(run: Run) -> None:
-    """Write the teacher's trajectories to disk."""
-    recipe, folder = run.recipe, run.folder / "cache"
-    teacher = run.teacher()
-    source, manifest = _online(run, teacher)
-    if recipe.trajectories.online:
-        run.console.print("Trajectories are recomputed online by this recipe; nothing to cache.")
-        return
-    shards = -(-manifest.samples // recipe.trajectories.shard_samples)
+def pretrain(run: Run, model: EquilibriumModel) -> float:
+    """Train a teacher-to-be as a network of few steps, where its recipe asks for that; the
+    seconds it took."""
+    recipe, first = run.recipe, run.recipe.teacher.pretraining
+    if first is None:
+        return 0.0
+    stage = run.training("pretraining", first.plan, {}, network=recipe.network, first=first)
+    if (done := run.finished(stage)) is not None:
+        ready = recipe.read_model(str(stage.folder))
+        model.load_state_dict(ready.state_dict())
+        return float(str(done["seconds"]))
+    objective = FewStepObjective(model, first.steps, recipe.augment())
 
-    def write() -> None:
-        if run.fresh:
-            Stage(folder, {}).discard()
-        bar = iter(track(range(shards), "caching trajectories  ", console=run.console))
-        start = time.perf_counter()
-        write_cache(
-            folder,
-            manifest,
-            source,
-            shard_samples=recipe.trajectories.shard_samples,
-            batched=teacher.deq.batched,
-            progress=lambda done, total: next(bar, None),
-        )
-        list(bar)
-        if not (folder / DONE).exists():  # reading a finished cache costs nothing
-            write_json(folder / DONE, {"outcome": {"seconds": time.perf_counter() - start}})
+    def score() -> float:
+        found = score_few_step(model, first.steps, run.data.validation, recipe.metric)
+        return recipe.metric.upward(found.value)
 
-    on_main(write)
-
-
-def distill(run: Run, name: str) -> None:
-    """Distil one of the recipe's students into the folder of its name."""
-    teacher = run.teacher()
-    stage, settings = student_stage(run, name, teacher), run.recipe.students[name]
-    if run.finished(stage) is not None:
-        run.console.print(f"{name}: already distilled in {stage.folder}.")
-        return
-    trajectories = _trajectories(run, teacher)
-    if not (teacher_stage(run).outcome() or {})["converges"]:
-        run.console.print(f"{name}: its teacher does not converge, so there is no end to distil.")
-    torch.manual_seed(run.recipe.seed)
-    objective = settings.objective(teacher, trajectories)
-    student = objective.student
-    score = _student_score(run, student, teacher, settings.inference)
-    seconds = fit_stage(run, stage, objective, settings.plan, f"distilling {name}", score)
+    seconds = fit_stage(run, stage, objective, first.plan, "pre-training", score)
 
     def conclude() -> None:
-        student.save_pretrained(stage.folder)
+        model.save_pretrained(stage.folder)
         finish_stage(stage, {"seconds": seconds})
 
     on_main(conclude)
+    return seconds
 
 
 def fit_stage(
@@ -231,12 +201,14 @@ def fit_stage(
     plan: Plan,
     label: str,
     score: Callable[[], float],
+    data: IndexedData | None = None,
 ) -> float:
-    """Train in the stage's folder; the seconds it took."""
+    """Train in the stage's folder, on the recipe's training data or others; the seconds it
+    took."""
     on_main(lambda: run.begin(stage))
     report = fit(
         objective,
-        run.data.train,
+        run.data.train if data is None else data,
         plan,
         stage.folder,
         seed=run.recipe.seed,
@@ -252,57 +224,3 @@ def finish_stage(stage: Stage, outcome: dict[str, object]) -> None:
     """Say what came of a stage whose weights are safe."""
     stage.finish(outcome)
     forget(stage.folder)  # last: until here a killed run has its training back
-
-
-def _student_score(
-    run: Run, student: Student, teacher: EquilibriumModel, inference: Schedule
-) -> Callable[[], float]:
-    """The student's mean validation score over the budgets."""
-    metric, budgets = run.recipe.metric, run.recipe.evaluation.budgets
-
-    def score() -> float:
-        method = distilled(student, inference)
-        rows = sweep(teacher, {"student": method}, run.data.validation, metric, budgets)
-        own = [r.value for r in rows if r.model == "student" and r.metric == metric.name]
-        return sum(own) / len(own)
-
-    return score
-
-
-def _online(run: Run, teacher: EquilibriumModel) -> tuple[OnlineTrajectories, Manifest]:
-    recipe, train = run.recipe, run.data.train
-    settings = recipe.trajectories
-    source = OnlineTrajectories(
-        teacher=teacher,
-        contexts=lambda rows: to_device(train.take(rows), teacher.device),
-        solver=settings.solver,
-        max_steps=settings.max_steps,
-    )
-    manifest = Manifest(
-        teacher=digest_of(teacher, settings=str(to_plain(teacher.spec))),
-        data=recipe.data_digest(train),
-        solver=repr(settings.solver),
-        initial="zero",
-        max_steps=settings.max_steps,
-        samples=len(train),
-        dtype=settings.dtype,
-    )
-    return source, manifest
-
-
-def _trajectories(run: Run, teacher: EquilibriumModel) -> TrajectorySource:
-    source, manifest = _online(run, teacher)
-    folder = run.folder / "cache"
-    if run.recipe.trajectories.online:
-        return source
-    if not folder.exists():
-        raise CDEQError(
-            f"{folder} holds no trajectories yet; run `cdeq cache {run.name}` first, or recompute "
-            "them all the time with `--trajectories.online`."
-        )
-    try:
-        return TrajectoryStore(folder, manifest)
-    except StoreError as error:
-        raise StoreError(
-            f"{error} Here that is `cdeq cache {run.name}`, or with `--fresh` to replace it."
-        ) from error

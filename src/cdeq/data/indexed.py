@@ -3,7 +3,8 @@
 The order is a pure function of the seed and the step, so a resumed run needs no memory of it.
 """
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -23,6 +24,42 @@ class IndexedData(Protocol):
 
     def take(self, indices: Indices) -> Batch:
         """The batch of these samples, in this order."""
+        ...
+
+
+@dataclass(frozen=True)
+class FirstSamples:
+    """A data set of which only the first samples are looked at.
+
+    Example:
+        >>> from cdeq.data.images import ImageSet
+        >>> images = ImageSet(torch.zeros(4, 1, 1, 1), torch.arange(4))
+        >>> len(FirstSamples(images, 3)), len(FirstSamples(images, 9))
+        (3, 4)
+    """
+
+    data: IndexedData
+    count: int
+
+    def __len__(self) -> int:
+        return min(self.count, len(self.data))
+
+    def take(self, indices: Indices) -> Batch:
+        """The batch of these samples, in this order."""
+        return self.data.take(indices)
+
+
+@runtime_checkable
+class OrderedData(IndexedData, Protocol):
+    """A data set whose samples go on from one another, so that their order is its own."""
+
+    @property
+    def streams(self) -> int:
+        """How many samples go on side by side: consecutive slices of so many follow each other."""
+        ...
+
+    def order(self, step: int, *, batch_size: int, seed: int) -> Indices:
+        """The samples of one training step."""
         ...
 
 
@@ -66,6 +103,8 @@ def step_indices(step: int, *, samples: int, batch_size: int, seed: int) -> Indi
 class Shares(Dataset[tuple[Batch, Indices]]):
     """The batches of a run by step, and of each the part that one of several processes takes.
 
+    In random order, unless the data have an order of their own.
+
     Arguments:
         data: The data set.
         batch_size: Samples a step, over all processes.
@@ -88,8 +127,12 @@ class Shares(Dataset[tuple[Batch, Indices]]):
         self.rank, self.ranks = rank, ranks
 
     def __getitem__(self, step: int) -> tuple[Batch, Indices]:
-        batch = step_indices(
-            step, samples=len(self.data), batch_size=self.batch_size, seed=self.seed
-        )
+        batch = self._indices(step)
         indices = batch[self.rank :: self.ranks].contiguous()
         return self.data.take(indices), indices
+
+    def _indices(self, step: int) -> Indices:
+        data, size, seed = self.data, self.batch_size, self.seed
+        if isinstance(data, OrderedData):
+            return data.order(step, batch_size=size, seed=seed)
+        return step_indices(step, samples=len(data), batch_size=size, seed=seed)

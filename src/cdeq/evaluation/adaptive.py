@@ -124,7 +124,7 @@ def stopped_at(
         run = refine_adaptively(student, x, z0, schedule.times(steps), stop, batched=batched)
         *_, last = points = list(run)
         spent.append(torch.stack([point.moved for point in points]).sum(0))
-        scores.append(metric.score(model.decode(last.z, x), batch))
+        scores.append(metric.of(model)(model.decode(last.z, x), batch))
     return Stopped(float(torch.cat(spent).double().mean()), _mean(torch.cat(scores), metric))
 
 
@@ -145,7 +145,7 @@ def _observed(
         states = [z0, *refine(student, x, z0, times)]
         rows = [layout.pack(z) for z in states]
         sizes.append(torch.stack([step_size(b, a) for a, b in pairwise(rows)]))
-        answers = (metric.score(model.decode(z, x), batch) for z in states[1:])
+        answers = (metric.of(model)(model.decode(z, x), batch) for z in states[1:])
         scores.append(torch.stack(list(answers)))
     return torch.cat(sizes, dim=1).cpu(), torch.cat(scores, dim=1).cpu()
 

@@ -98,8 +98,8 @@ def audit(
         z = solve(f, z0, solver, max_steps=steps, batched=batched).z
         longer = solve(f, z0, solver, max_steps=long_steps, batched=batched).z
         residuals.append(residual_norm(f, z, batched=batched))
-        scores.append(metric.score(model.decode(z, x), batch))
-        long_scores.append(metric.score(model.decode(longer, x), batch))
+        scores.append(metric.of(model)(model.decode(z, x), batch))
+        long_scores.append(metric.of(model)(model.decode(longer, x), batch))
         if not radii:
             radii.append(spectral_radius(f, longer, batched=batched))
     residual, radius = torch.cat(residuals), torch.cat(radii)

@@ -95,7 +95,7 @@ def certification(
             output = model.decode(answer.z, x)
             add(name, "certified", answer.converged)
             add(name, "evaluations_certified", answer.steps)
-            add(name, f"{metric.name}_certified", metric.score(output, batch))
+            add(name, f"{metric.name}_certified", metric.of(model)(output, batch))
             if metric.same is not None:
                 add(name, "agreement_certified", metric.same(output, truth))
     for (name, kind), values in found.items():

@@ -23,7 +23,7 @@ def score_explicit(
     """
     model.eval()
     scores = [
-        metric.score(_placed(model, batch), batch) for batch in batches(data, 1, model.device)
+        metric.of(model)(_placed(model, batch), batch) for batch in batches(data, 1, model.device)
     ]
     return Measurement(name, None, metric.name, float(metric.finish(torch.cat(scores).mean())))
 

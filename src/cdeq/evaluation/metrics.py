@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +14,15 @@ from cdeq.models.imaging.batch import DeblurBatch
 from cdeq.models.vision.batch import ImageBatch
 from cdeq.typing import PerSample
 
+Score: TypeAlias = Callable[[Tensor, Batch], PerSample]
+"""A number a sample, given a model's output and the batch."""
+
+
+class Judging(Protocol):
+    """A model that knows how wrong an output is."""
+
+    def loss(self, output: Tensor, batch: Batch) -> PerSample: ...
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -20,7 +30,8 @@ class Metric:
 
     Arguments:
         name: As in result files.
-        score: The score of each sample, given the model's output and the batch.
+        score: The score of each sample, given the model's output and the batch; None takes the
+            model's own loss.
         finish: Applied to the average (the exponential, for perplexity).
         higher: Whether a higher score is better.
         same: Which of two outputs' answers are the same, a sample; None where answers are no
@@ -28,10 +39,18 @@ class Metric:
     """
 
     name: str
-    score: Callable[[Tensor, Batch], PerSample]
+    score: Score | None
     finish: Callable[[Tensor], Tensor] = torch.nn.Identity()
     higher: bool = True
     same: Callable[[Tensor, Tensor], Bool[Tensor, " b"]] | None = None
+
+    def of(self, model: Judging) -> Score:
+        """The score of each sample of this model's."""
+        return model.loss if self.score is None else self.score
+
+    def upward(self, value: float) -> float:
+        """A number that is higher where the score is better."""
+        return value if self.higher else -value
 
 
 def correct(output: Tensor, batch: ImageBatch) -> PerSample:
@@ -91,3 +110,5 @@ def psnr(output: Tensor, batch: DeblurBatch) -> PerSample:
 
 
 PSNR = Metric("psnr", psnr)
+PERPLEXITY = Metric("perplexity", None, torch.exp, higher=False)
+"""The exponential of the mean loss of a token; samples have equally many."""

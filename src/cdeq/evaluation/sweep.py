@@ -4,8 +4,9 @@ A method yields its state after each evaluation; nothing else is known of it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,9 +16,9 @@ from cdeq.consistency.time import Schedule
 from cdeq.core.solve import iterate, relative_error, residual_norm, solve
 from cdeq.core.solvers import Anderson, Solver
 from cdeq.core.state import tensors
-from cdeq.data.indexed import IndexedData, to_device
+from cdeq.data.indexed import IndexedData, OrderedData, to_device
 from cdeq.evaluation.metrics import Metric
-from cdeq.models.base import Batch, EquilibriumModel
+from cdeq.models.base import Batch, EquilibriumModel, Memory
 from cdeq.typing import Context, Map, PerSample, State
 
 Method = Callable[[EquilibriumModel, Context, State], Iterator[State]]
@@ -61,7 +62,8 @@ def _endless(schedule: Schedule) -> Iterator[Tensor]:
 def batches(
     data: IndexedData, size: int, device: torch.device = torch.device("cpu")
 ) -> Iterator[Batch]:
-    """The data in order, in batches of at most `size`, on a device.
+    """The data in order, in batches of at most `size`, or of as many as go on side by side, on a
+    device.
 
     Example:
         >>> from cdeq.data.images import ImageSet
@@ -69,6 +71,7 @@ def batches(
         >>> [batch.label.tolist() for batch in batches(images, 2)]
         [[0, 1], [2, 3], [4]]
     """
+    size = data.streams if isinstance(data, OrderedData) else size
     for indices in torch.arange(len(data)).split(size):
         yield to_device(data.take(indices), device)
 
@@ -117,6 +120,9 @@ def sweep(
     samples far from their equilibrium would be all that a mean shows; a sample that is NaN makes
     them NaN. The teacher's own row is the equilibrium z*, found by Anderson.
 
+    Where samples go on from one another, each method at each budget remembers its own answers,
+    and its error is to the z* that the teacher finds with memories of its own.
+
     Arguments:
         model: The teacher.
         methods: By name.
@@ -129,28 +135,61 @@ def sweep(
         advance: Called after each method on each batch.
     """
     model.eval()
-    samples = _Samples()
+    samples, score, batched = _Samples(), metric.of(model), model.deq.batched
+    memory, memories = None, {name: _Memories() for name in methods}
     for batch in batches(data, batch_size, model.device):
-        x = model.encode(batch)
-        f, z0, batched = model.bind(x), model.initial(x), model.deq.batched
-        exact = solve(
-            f, z0, Anderson(), max_steps=reference_steps, tol=reference_tol, batched=batched
-        ).z
-        answer = model.decode(exact, x)
-        samples.add(("teacher", None, metric.name), metric.score(answer, batch))
-        for kind, residual in residuals(f, exact, batched=batched):
-            samples.add(("teacher", None, kind), residual)
+        x = model.encode(model.recall(batch, memory))
+        exact = _equilibrium(model, x, reference_steps, reference_tol)
+
+        def look(name: str, nfe: int | None, z: State, x: Context, batch: Batch = batch) -> None:
+            samples.add((name, nfe, metric.name), score(model.decode(z, x), batch))
+            for kind, residual in residuals(model.bind(x), z, batched=batched):
+                samples.add((name, nfe, kind), residual)
+
+        memory = model.remember(exact, x)
+        look("teacher", None, exact, x)
         for name, method in methods.items():
-            for nfe, z in _at(method(model, x, z0), budgets):
-                output = model.decode(z, x)
-                samples.add((name, nfe, metric.name), metric.score(output, batch))
-                samples.add(
-                    (name, nfe, "relative_error"), relative_error(z, exact, batched=batched)
-                )
-                for kind, residual in residuals(f, z, batched=batched):
-                    samples.add((name, nfe, kind), residual)
+            run = partial(_alone, x=x) if memory is None else partial(_going_on, batch=batch)
+            for nfe, z, own in run(model, method, budgets, memories[name]):
+                look(name, nfe, z, own)
+                error = relative_error(z, exact, batched=batched)
+                samples.add((name, nfe, "relative_error"), error)
             advance()
     return list(samples.finish(metric))
+
+
+def _equilibrium(model: EquilibriumModel, x: Context, steps: int, tol: float | None) -> State:
+    f, z0, batched = model.bind(x), model.initial(x), model.deq.batched
+    return solve(f, z0, Anderson(), max_steps=steps, tol=tol, batched=batched).z
+
+
+_Memories: TypeAlias = dict[int, Memory]
+"""What the answers after so many evaluations left to the next batch."""
+
+
+def _alone(
+    model: EquilibriumModel, method: Method, budgets: Sequence[int], _: _Memories, *, x: Context
+) -> Iterator[tuple[int, State, Context]]:
+    """One run, seen at every budget."""
+    for nfe, z in _at(method(model, x, model.initial(x)), budgets):
+        yield nfe, z, x
+
+
+def _going_on(
+    model: EquilibriumModel,
+    method: Method,
+    budgets: Sequence[int],
+    memories: _Memories,
+    *,
+    batch: Batch,
+) -> Iterator[tuple[int, State, Context]]:
+    """A run for each budget, told of what the one of that budget left behind: whoever answers with
+    one evaluation remembers answers of one evaluation."""
+    for nfe in budgets:
+        x = model.encode(model.recall(batch, memories.get(nfe)))
+        ((_, z),) = _at(method(model, x, model.initial(x)), [nfe])
+        memories[nfe] = model.remember(z, x)
+        yield nfe, z, x
 
 
 def residuals(f: Map, z: State, *, batched: bool) -> Iterator[tuple[str, PerSample]]:
@@ -181,13 +220,14 @@ def score_few_step(
 ) -> Measurement:
     """Score a network that was trained with `steps` unrolled evaluations, at that many."""
     model.eval()
-    samples = _Samples()
+    samples, memory = _Samples(), None
     for batch in batches(data, batch_size, model.device):
-        x = model.encode(batch)
+        x = model.encode(model.recall(batch, memory))
         f, z = model.bind(x), model.initial(x)
         for _ in range(steps):
             z = f(z)
-        samples.add(("few-step", steps, metric.name), metric.score(model.decode(z, x), batch))
+        memory, output = model.remember(z, x), model.decode(z, x)
+        samples.add(("few-step", steps, metric.name), metric.of(model)(output, batch))
     (measurement,) = samples.finish(metric)
     return measurement
 

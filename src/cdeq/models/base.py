@@ -108,12 +108,17 @@ class EquilibriumModel(Pretrained, ABC):
         return None
 
     def recall(self, batch: Batch, memory: Memory) -> Batch:
-        """The batch that goes on where a memory was left.
+        """The batch that goes on where a memory was left; as it is where there is None.
 
         Raises:
             TypeError: When samples of this model stand alone.
         """
-        raise TypeError(f"the samples of a {type(self).__name__} stand alone, without a memory.")
+        if memory is not None:
+            raise TypeError(
+                f"the samples of a {type(self).__name__} stand alone, so none goes on where "
+                "another was left; got a memory; leave it out."
+            )
+        return batch
 
     def bind(self, x: Context) -> Map:
         """The map z ↦ f(z, x)."""

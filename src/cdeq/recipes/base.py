@@ -1,12 +1,13 @@
 """What every recipe says, whatever its domain."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from cdeq.core.solvers import Anderson
-from cdeq.data.indexed import IndexedData
+from cdeq.data.indexed import FirstSamples, IndexedData
 from cdeq.errors import CDEQError
 from cdeq.evaluation.metrics import Metric
 from cdeq.models.base import EquilibriumModel
@@ -32,16 +33,37 @@ class Splits(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """The first part of a teacher's training, as a network of few steps with shared weights.
+
+    Arguments:
+        plan: How long and how fast.
+        steps: Evaluations of f, unrolled.
+
+    Raises:
+        ValueError: When there is no step.
+    """
+
+    plan: Plan
+    steps: int = 2
+
+    def __post_init__(self) -> None:
+        require_count("steps", self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TeacherRecipe:
     """How a teacher is trained.
 
     Arguments:
         loss: What is minimised.
         plan: How long and how fast.
+        pretraining: What comes before, where something does.
     """
 
     plan: Plan
     loss: TeacherLoss = TeacherLoss()
+    pretraining: Pretraining | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +76,7 @@ class TrajectoryRecipe:
         online: Recompute trajectories each step instead of reading a cache.
         dtype: What a cache stores numbers in: float32, bfloat16 or float16.
         shard_samples: Samples solved together and stored in one file.
+        samples: Distil from the first so many training samples only; None from all.
 
     Raises:
         ValueError: When a count is below 1.
@@ -64,10 +87,12 @@ class TrajectoryRecipe:
     online: bool = False
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     shard_samples: int = 128
+    samples: int | None = None
 
     def __post_init__(self) -> None:
-        require_count("max_steps", self.max_steps)
-        require_count("shard_samples", self.shard_samples)
+        for name in ("max_steps", "shard_samples", "samples"):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +110,8 @@ class EvaluationRecipe:
         solvers: The solvers that are stopped early, and certified with.
         cost_budgets: Evaluations at which the costs of answers are measured too; () nowhere.
         cost_rounds: How often each is timed, beside one evaluation.
+        probed: Samples, the first ones, for what costs long runs of the solver: the audit of the
+            teacher, certificates, early stopping; None takes all.
         splits: The parts of the data to report on; validation is for choosing between variants.
         batch_size: Samples at a time.
 
@@ -100,6 +127,7 @@ class EvaluationRecipe:
     solvers: tuple[SolverName, ...] = ("picard", "anderson", "broyden")
     cost_budgets: tuple[int, ...] = ()
     cost_rounds: int = 3
+    probed: int | None = None
     splits: tuple[Literal["validation", "test"], ...] = ("test",)
     batch_size: int = 512
 
@@ -115,8 +143,9 @@ class EvaluationRecipe:
             tol = getattr(self, name)
             if tol is not None and not tol > 0.0:
                 raise ValueError(f"`{name}` is a relative residual above 0; got {tol}.")
-        require_count("batch_size", self.batch_size)
-        require_count("cost_rounds", self.cost_rounds)
+        for name in ("batch_size", "cost_rounds", "probed"):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name))
         if self.cost_budgets and min(self.cost_budgets) < 1:
             raise ValueError(f"`cost_budgets` count from 1; got {self.cost_budgets}.")
 
@@ -205,6 +234,27 @@ class Recipe(ABC):
     @abstractmethod
     def data(self) -> Splits:
         """The data in its three parts."""
+
+    def told(
+        self,
+        part: IndexedData,
+        teacher: EquilibriumModel,
+        path: Path,
+        *,
+        samples: int | None = None,
+        advance: Callable[[int, int], None] = lambda done, total: None,
+    ) -> IndexedData:
+        """A part of the data with all that the teacher tells about each sample, where samples go
+        on from one another; else the part itself.
+
+        Arguments:
+            part: One of `data()`.
+            teacher: The teacher.
+            path: A file of its own to keep it in.
+            samples: Only the first so many samples; None takes all.
+            advance: Called with what is done and what there is to do.
+        """
+        return part if samples is None else FirstSamples(part, samples)
 
     @abstractmethod
     def data_digest(self, part: IndexedData) -> str:

@@ -112,7 +112,12 @@ def computers() -> GraphRecipe:
 
 def physics() -> GraphRecipe:
     """Coauthor Physics: 34,493 authors; a seeded split of 20 training nodes a class."""
-    return _classified(PyGSource(family="coauthor", name="Physics"))
+    recipe = _classified(PyGSource(family="coauthor", name="Physics"))
+    return replace(
+        recipe,
+        network=replace(recipe.network, dropout=0.5),
+        teacher=replace(recipe.teacher, plan=replace(recipe.teacher.plan, steps=120)),
+    )
 
 
 def arxiv() -> GraphRecipe:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,12 +10,22 @@ from torch import Tensor
 from cdeq.core.regularize import jacobian_penalty, radius_penalty
 from cdeq.core.state import like, tensors
 from cdeq.data.indexed import Indices
-from cdeq.models.base import Batch, EquilibriumModel
+from cdeq.models.base import Batch, EquilibriumModel, Memory
+from cdeq.training.carry import Carry
 from cdeq.training.objective import Objective
 from cdeq.typing import Context, Map, State
 
 Augment = Callable[[Batch, torch.Generator], Batch]
 """A random change of a batch that keeps its labels right."""
+
+
+class Judgement(NamedTuple):
+    """What came of one batch."""
+
+    terms: dict[str, Tensor]
+    """The loss and its parts."""
+    memory: Memory
+    """What the next batch of the same samples is told; None where samples stand alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,19 +84,20 @@ class TeacherLoss:
 
     def __call__(
         self, model: EquilibriumModel, batch: Batch, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    ) -> Judgement:
         """The loss of one batch: `loss`, and its parts `task`, `jacobian` and `radius`, where
-        there are such."""
+        there are such; and what the batch leaves to the next."""
         x = model.encode(batch)
         budget = torch.randint(self.shortest, self.longest + 1, (), generator=generator)
         solution = model.deq(x, self._start(model, x, generator), max_steps=int(budget))
         task = model.loss(model.decode(solution.z, x), batch).mean()
         parts = {"task": task, **self._penalties(model.bind(x), solution.z, model, generator)}
+        memory = model.remember(solution.z, x)
         if len(parts) == 1:
-            return {"loss": task}
+            return Judgement({"loss": task}, memory)
         weights = {"task": 1.0, "jacobian": self.jacobian_weight, "radius": self.radius_weight}
         total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
-        return {"loss": total, **parts}
+        return Judgement({"loss": total, **parts}, memory)
 
     def _penalties(
         self, f: Map, z: State, model: EquilibriumModel, generator: torch.Generator
@@ -126,13 +138,17 @@ class TeacherObjective(Objective):
     ) -> None:
         super().__init__()
         self.model, self.teacher_loss, self.augment = model, loss, augment
+        self.carry = Carry()
 
     def forward(
         self, batch: Batch, indices: Indices, generator: torch.Generator
     ) -> Mapping[str, Tensor]:
         if self.augment is not None:
             batch = self.augment(batch, generator)
-        return self.teacher_loss(self.model, batch, generator)
+        told = self.carry.recall(self.model, batch)
+        terms, memory = self.teacher_loss(self.model, told, generator)
+        self.carry.leave(memory)
+        return terms
 
 
 class FewStepObjective(Objective):
@@ -149,14 +165,16 @@ class FewStepObjective(Objective):
     ) -> None:
         super().__init__()
         self.model, self.steps, self.augment = model, steps, augment
+        self.carry = Carry()
 
     def forward(
         self, batch: Batch, indices: Indices, generator: torch.Generator
     ) -> Mapping[str, Tensor]:
         if self.augment is not None:
             batch = self.augment(batch, generator)
-        x = self.model.encode(batch)
+        x = self.model.encode(self.carry.recall(self.model, batch))
         f, z = self.model.bind(x), self.model.initial(x)
         for _ in range(self.steps):
             z = f(z)
+        self.carry.leave(self.model.remember(z, x))
         return {"loss": self.model.loss(self.model.decode(z, x), batch).mean()}

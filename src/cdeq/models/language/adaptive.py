@@ -72,7 +72,7 @@ class AdaptiveVocabulary(nn.Module):
 
     def embed(self, tokens: Tokens) -> Hidden:
         """The vectors of these tokens."""
-        flat = tokens.flatten()
+        flat = tokens.flatten().long()
         found = self.tables[0].new_empty(len(flat), self.features)
         for c, (start, end) in enumerate(self.spans()):
             rows = ((flat >= start) & (flat < end)).nonzero().squeeze(1)
@@ -83,7 +83,8 @@ class AdaptiveVocabulary(nn.Module):
 
     def losses(self, hidden: Hidden, target: Tokens) -> Float[Tensor, "*b"]:
         """-log p(target | hidden), touching a rare cluster only for the targets in it."""
-        rows, wanted = hidden.reshape(-1, self.features), target.flatten()
+        rows = hidden.reshape(-1, self.features)
+        wanted = target.flatten().long().contiguous()
         head = self._head(rows).log_softmax(-1)
         shortlist = self.edges[1]
         cluster = torch.bucketize(wanted, wanted.new_tensor(self.edges[1:-1]), right=True)

@@ -19,3 +19,19 @@ class LanguageBatch(NamedTuple):
     """Which of these belong to the same stream of text."""
     memory: Float[Tensor, "b m d"] | None = None
     """The states of the past tokens, once somebody knows them."""
+
+
+def require_known(tokens: Int[Tensor, "b n"], size: int) -> None:
+    """Refuse tokens that are not in the vocabulary.
+
+    Raises:
+        ValueError: Says which there are.
+    """
+    if tokens.numel() == 0:
+        return
+    low, high = (int(end) for end in tokens.aminmax())
+    if low < 0 or high >= size:
+        raise ValueError(
+            f"the model knows {size} tokens, counted from 0; got tokens from {low} to {high}; is "
+            "the text encoded with another vocabulary?"
+        )

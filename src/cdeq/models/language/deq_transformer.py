@@ -13,7 +13,7 @@ from cdeq.core.readout import LinearReadout
 from cdeq.core.solvers import Anderson, Broyden, Picard
 from cdeq.models.base import EquilibriumModel, Memory
 from cdeq.models.language.adaptive import AdaptiveVocabulary, require_cutoffs
-from cdeq.models.language.batch import LanguageBatch
+from cdeq.models.language.batch import LanguageBatch, require_known
 from cdeq.models.language.cell import LanguageContext, Norm, TransformerCell
 from cdeq.models.language.initializer import CausalInitializer
 from cdeq.models.repeatable import dropout_mask, masked
@@ -143,7 +143,7 @@ class DEQTransformer(EquilibriumModel):
                 f"{self.spec.features} features."
             )
         tokens = torch.cat([past, batch.tokens], dim=1)
-        _require_known(tokens, self.vocabulary.size)
+        require_known(tokens, self.vocabulary.size)
         words = self.vocabulary.embed(tokens)
         return LanguageContext(self._dropped(words, self.spec.word_dropout), memory, known)
 
@@ -188,15 +188,3 @@ class DEQTransformer(EquilibriumModel):
     def _dropped(self, value: Tensor, rate: float) -> Tensor:
         mask = dropout_mask(value, rate, shared=1) if self.training else None
         return masked(value, mask)
-
-
-def _require_known(tokens: Tensor, size: int) -> None:
-    """Refuse tokens that are not in the vocabulary."""
-    if tokens.numel() == 0:
-        return
-    low, high = (int(end) for end in tokens.aminmax())
-    if low < 0 or high >= size:
-        raise ValueError(
-            f"the model knows {size} tokens, counted from 0; got tokens from {low} to {high}; is "
-            "the text encoded with another vocabulary?"
-        )

@@ -77,7 +77,7 @@ def test_the_teacher_loss_is_its_parts(weight: float, radius: float) -> None:
         radius_weight=radius, radius_limit=0.01,
     )  # fmt: skip
     generator = seeded()
-    got = loss(model, BATCH, generator)
+    got = loss(model, BATCH, generator).terms
     x = model.encode(BATCH)
     z = model.deq(x, model.initial(x), max_steps=steps).z
     task = torch.nn.functional.cross_entropy(model.decode(z, x), BATCH.label)
@@ -103,7 +103,7 @@ def test_a_radius_within_its_limit_changes_no_gradient() -> None:
     slopes = []
     for loss in (plain, replace(plain, radius_weight=5.0, radius_limit=0.99)):
         model.zero_grad()
-        loss(model, BATCH, seeded())["loss"].backward()
+        loss(model, BATCH, seeded()).terms["loss"].backward()
         slopes.append([parameter.grad.clone() for parameter in model.parameters()])
     torch.testing.assert_close(*slopes)
 
@@ -117,7 +117,7 @@ def test_of_a_graph_there_is_one_radius() -> None:
     loss = TeacherLoss(
         shortest=30, longest=30, random_start=0.0, radius_weight=1.0, radius_limit=0.2
     )
-    found = loss(model, torch.ones(6, 2), seeded())
+    found = loss(model, torch.ones(6, 2), seeded()).terms
     torch.testing.assert_close(found["radius"], torch.tensor(0.09))
 
 

@@ -4,10 +4,9 @@ import torch
 
 from cdeq.cli.run_folder import DONE, Stage
 from cdeq.cli.stages import Run, finish_stage, fit_stage
-from cdeq.evaluation.explicit import score_explicit
+from cdeq.evaluation.explicit import AnyExplicit, score_explicit
 from cdeq.evaluation.sweep import score_few_step
 from cdeq.models.base import EquilibriumModel
-from cdeq.models.graph.explicit import ExplicitModel
 from cdeq.training.engine import device_of
 from cdeq.training.processes import on_main
 from cdeq.training.teacher import FewStepObjective
@@ -60,13 +59,15 @@ def explicit(run: Run, name: str) -> None:
     settings = recipe.explicit_networks[name]
     torch.manual_seed(recipe.seed)
     model = recipe.explicit_model(name)
-    objective = settings.objective(model)
+    objective, data = settings.objective(model), recipe.explicit_data(name)
 
     def score() -> float:
-        found = score_explicit(name, model, run.data.validation, recipe.metric)
+        found = score_explicit(name, model, data.validation, recipe.metric)
         return recipe.metric.upward(found.value)
 
-    seconds = fit_stage(run, stage, objective, settings.plan, f"training {name}", score)
+    seconds = fit_stage(
+        run, stage, objective, settings.plan, f"training {name}", score, data.train
+    )
 
     def conclude() -> None:
         model.save_pretrained(stage.folder)
@@ -84,7 +85,7 @@ def few_step_models(run: Run) -> dict[int, EquilibriumModel]:
     return {n: run.recipe.read_model(str(folder)).to(here) for n, folder in folders.items()}
 
 
-def explicit_models(run: Run) -> dict[str, ExplicitModel]:
+def explicit_models(run: Run) -> dict[str, AnyExplicit]:
     """The finished ones, by name, where the teacher is: their costs are over its own."""
     recipes, here = run.recipe.explicit_networks, device_of(run.recipe.hardware)
     stages = {name: explicit_stage(run, name) for name in recipes}

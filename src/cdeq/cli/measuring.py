@@ -21,7 +21,7 @@ from cdeq.data.indexed import IndexedData
 from cdeq.evaluation.adaptive import calibrate, stopped_at
 from cdeq.evaluation.certification import Start, certification
 from cdeq.evaluation.costs import cost_of, costs, measurements
-from cdeq.evaluation.explicit import score_explicit
+from cdeq.evaluation.explicit import AnyExplicit, score_explicit
 from cdeq.evaluation.metrics import Metric
 from cdeq.evaluation.sweep import (
     Measurement,
@@ -56,7 +56,7 @@ class Baselines(NamedTuple):
 
     few_step: Mapping[int, EquilibriumModel]
     """Networks trained for few steps, by their steps."""
-    explicit: Mapping[str, ExplicitModel]
+    explicit: Mapping[str, AnyExplicit]
     """Networks without an equilibrium, by name."""
 
     def named(self) -> dict[str, nn.Module]:
@@ -90,14 +90,15 @@ def measure(
     yield from _certified(run, teacher, ready, probed)
     if not choosing:  # whose thresholds are chosen on validation
         yield from _adaptive(run, teacher, ready, probed)
-    yield from _costs(run, teacher, ready, part)
+    yield from _costs(run, teacher, ready, probed)
     yield from _efforts(run, students)
     yield from _parameters(teacher, ready, baselines)
     for steps, model in baselines.few_step.items():
         yield score_few_step(model, steps, part, run.recipe.metric)
     for name, network in baselines.explicit.items():
-        yield score_explicit(name, network, part, run.recipe.metric)
-        yield from _cost_of_explicit(run, teacher, name, network, part)
+        own = getattr(run.recipe.explicit_data(name), split)
+        yield score_explicit(name, network, own, run.recipe.metric)
+        yield from _cost_of_explicit(run, teacher, name, network, (probed, own))
 
 
 def _for_inference(
@@ -154,18 +155,25 @@ def _costs(
 
 
 def _cost_of_explicit(
-    run: Run, teacher: EquilibriumModel, name: str, network: ExplicitModel, part: IndexedData
+    run: Run,
+    teacher: EquilibriumModel,
+    name: str,
+    network: AnyExplicit,
+    parts: tuple[IndexedData, IndexedData],
 ) -> Iterator[Measurement]:
+    """What its answers to one batch cost, beside one evaluation of f on the teacher's."""
     settings = run.recipe.evaluation
-    if settings.cost_budgets:
-        batch = next(batches(part, settings.batch_size, teacher.device))
-        x = teacher.encode(batch)
-        f, z = teacher.bind(x), teacher.initial(x)
-        with torch.no_grad():
-            cost = cost_of(
-                lambda: network.answers(batch), lambda: f(z), rounds=settings.cost_rounds
-            )
-        yield from measurements(name, None, cost._replace(products=round(network.products)))
+    if not settings.cost_budgets:
+        return
+    batch, own = (next(batches(part, settings.batch_size, teacher.device)) for part in parts)
+    x = teacher.encode(batch)
+    f, z = teacher.bind(x), teacher.initial(x)
+    on_graph = isinstance(network, ExplicitModel)
+    answer = network.answers if on_graph else network.forward
+    with torch.no_grad():
+        cost = cost_of(lambda: answer(own), lambda: f(z), rounds=settings.cost_rounds)
+    products = round(network.products) if on_graph else 0
+    yield from measurements(name, None, cost._replace(products=products))
 
 
 def _parameters(

@@ -1,34 +1,58 @@
 """Scores of networks without an equilibrium."""
 
+from collections.abc import Iterator
+from typing import TypeAlias
+
 import torch
+from torch import Tensor
 
 from cdeq.data.indexed import IndexedData
 from cdeq.evaluation.metrics import Metric
 from cdeq.evaluation.sweep import Measurement, batches
+from cdeq.models.base import Batch
 from cdeq.models.graph.batch import GraphBatch
 from cdeq.models.graph.explicit import ExplicitModel
+from cdeq.models.language.explicit import ExplicitLanguageModel
+
+AnyExplicit: TypeAlias = ExplicitModel | ExplicitLanguageModel
+"""A network of finitely many layers, of any domain."""
 
 
 @torch.no_grad()
 def score_explicit(
-    name: str, model: ExplicitModel, data: IndexedData, metric: Metric
+    name: str, model: AnyExplicit, data: IndexedData, metric: Metric
 ) -> Measurement:
-    """Score an explicit network on the nodes that are asked about.
+    """Score an explicit network on all that is asked about.
 
     Arguments:
         name: What it is called in the results.
         model: The network.
-        data: What to score on.
+        data: What to score on, in the form that the network takes.
         metric: The task's score.
     """
     model.eval()
-    scores = [
-        metric.of(model)(_placed(model, batch), batch) for batch in batches(data, 1, model.device)
-    ]
-    return Measurement(name, None, metric.name, float(metric.finish(torch.cat(scores).mean())))
+    of_text = isinstance(model, ExplicitLanguageModel)
+    answers = _of_text(model, data) if of_text else _of_nodes(model, data)
+    score = metric.of(model)
+    scores = torch.cat([score(output, batch) for output, batch in answers])
+    return Measurement(name, None, metric.name, float(metric.finish(scores.double().mean())))
 
 
-def _placed(model: ExplicitModel, batch: GraphBatch) -> torch.Tensor:
+def _of_text(model: ExplicitLanguageModel, data: IndexedData) -> Iterator[tuple[Tensor, Batch]]:
+    """Segment after segment, each told of what the one before left."""
+    memory = None
+    for batch in batches(data, len(data), model.device):
+        hidden, memory, _ = model.run(model.recall(batch, memory))
+        yield hidden, batch
+
+
+def _of_nodes(model: ExplicitModel, data: IndexedData) -> Iterator[tuple[Tensor, Batch]]:
+    """Graph after graph."""
+    for batch in batches(data, 1, model.device):
+        yield _placed(model, batch), batch
+
+
+def _placed(model: ExplicitModel, batch: GraphBatch) -> Tensor:
     """The answers where the scores look for them, one row a node of the graph."""
     answers = model.answers(batch)
     everywhere = answers.new_zeros(batch.adjacency.shape[0], answers.shape[1])

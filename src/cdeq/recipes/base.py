@@ -8,11 +8,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from cdeq.core.solvers import Anderson
 from cdeq.data.indexed import FirstSamples, IndexedData
+from cdeq.data.tokenizer import Tokenizer
 from cdeq.errors import CDEQError
+from cdeq.evaluation.explicit import AnyExplicit
 from cdeq.evaluation.metrics import Metric
 from cdeq.models.base import EquilibriumModel
-from cdeq.models.graph.explicit import ExplicitModel
-from cdeq.recipes.explicit import ExplicitRecipe
+from cdeq.recipes.explicit import AnyExplicitRecipe
 from cdeq.recipes.hyper import HyperRecipe
 from cdeq.recipes.students import StudentRecipe, UntiedRecipe
 from cdeq.recipes.variants import VARIANTS, AnyStudent, StudentName
@@ -201,17 +202,26 @@ class Recipe(ABC):
         return {name: VARIANTS[name](*settings) for name in self.distil}
 
     @property
-    def explicit_networks(self) -> Mapping[str, ExplicitRecipe]:
+    def explicit_networks(self) -> Mapping[str, AnyExplicitRecipe]:
         """The explicit networks to compare with, by name."""
         return {}
 
-    def explicit_model(self, name: str) -> ExplicitModel:
+    def explicit_model(self, name: str) -> AnyExplicit:
         """A fresh explicit network; its weights depend on torch's global seed.
 
         Raises:
             CDEQError: When the recipe has none of this name.
         """
         raise CDEQError(f"this recipe has no explicit network {name!r}.")
+
+    def explicit_data(self, name: str) -> Splits:
+        """The data as an explicit network takes them."""
+        return self.data()
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """What made numbers of a text; None where there was no text."""
+        return None
 
     @property
     @abstractmethod

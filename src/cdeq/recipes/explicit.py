@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -11,6 +11,7 @@ from cdeq.models.graph.batch import GraphBatch
 from cdeq.models.graph.convolutional import GAT, GCN, GCNII, GATSpec, GCNIISpec, GCNSpec
 from cdeq.models.graph.explicit import ExplicitModel
 from cdeq.models.graph.gpm import GPM, GPMSpec
+from cdeq.training.objective import Objective
 from cdeq.training.plan import Plan, require_count
 from cdeq.training.supervised import SupervisedObjective
 
@@ -18,6 +19,23 @@ AnyExplicit: TypeAlias = GCNSpec | GATSpec | GCNIISpec | GPMSpec
 """The settings of one of the explicit networks."""
 
 NETWORKS: tuple[type[ExplicitModel], ...] = (GCN, GAT, GCNII, GPM)
+
+
+class AnyExplicitRecipe(Protocol):
+    """The settings of an explicit network of any domain."""
+
+    @property
+    def plan(self) -> Plan:
+        """How it is trained."""
+        ...
+
+    def read(self, folder: str | Path) -> Any:  # noqa: ANN401 - a network of its own kind
+        """The network that was saved in a folder."""
+        ...
+
+    def objective(self, model: Any) -> Objective:  # noqa: ANN401 - the same
+        """The network in training."""
+        ...
 
 
 @dataclass(frozen=True)

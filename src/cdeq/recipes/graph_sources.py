@@ -1,8 +1,5 @@
 """Where a recipe's graph comes from: files that are named, or a generator."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,31 +11,7 @@ from cdeq.data.graph_file import read_graph_file
 from cdeq.data.ogb_download import download_ogb
 from cdeq.data.ogb_raw import OGBName, read_ogb
 from cdeq.data.pyg_sets import FamilyName, read_pyg
-from cdeq.errors import StoreError
-
-ROOT = "CDEQ_DATA"
-"""The environment variable that names the folder of all data sets."""
-
-
-def data_root() -> Path:
-    """The folder of all data sets: `CDEQ_DATA`, or `data` where that is not set."""
-    return Path(os.environ.get(ROOT) or "data")
-
-
-@contextmanager
-def _looking_in(root: Path) -> Iterator[None]:
-    """Say of what could not be read how to look for it elsewhere.
-
-    Raises:
-        StoreError: That of the block, with this in it.
-    """
-    try:
-        yield
-    except StoreError as error:
-        raise StoreError(
-            f"{error} Data sets are looked for in {root}, the folder that the environment "
-            f"variable {ROOT} or the source's `root` names."
-        ) from error
+from cdeq.recipes.data_root import data_root, looking_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +31,7 @@ class OGBSource:
     def load(self) -> NodeData:
         """The graph."""
         folder = self.root / self.name.replace("-", "_")
-        with _looking_in(self.root):
+        with looking_in(self.root):
             if self.download and not folder.exists():
                 folder = download_ogb(self.root, self.name)
             return read_ogb(folder, self.name)
@@ -88,7 +61,7 @@ class PyGSource:
 
     def load(self) -> NodeData:
         """The graph."""
-        with _looking_in(self.root):
+        with looking_in(self.root):
             return read_pyg(
                 self.root / self.family,
                 self.family,

@@ -1,9 +1,17 @@
 """What training hands from batch to batch where samples go on."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
-from cdeq.models.base import Batch, EquilibriumModel, Memory
+from cdeq.models.base import Batch, Memory
+
+
+class Recalling(Protocol):
+    """A model that a batch may be told to."""
+
+    def recall(self, batch: Batch, memory: Memory) -> Batch: ...
 
 
 class Carry(nn.Module):
@@ -26,7 +34,7 @@ class Carry(nn.Module):
         super().__init__()
         self.memory = None
 
-    def recall(self, model: EquilibriumModel, batch: Batch) -> Batch:
+    def recall(self, model: Recalling, batch: Batch) -> Batch:
         """The batch with what the one before left."""
         return model.recall(batch, self.memory)
 

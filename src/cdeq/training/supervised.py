@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from cdeq.data.indexed import Indices
-from cdeq.models.base import Batch
+from cdeq.models.base import Batch, Memory
+from cdeq.training.carry import Carry
 from cdeq.training.objective import Objective
 from cdeq.training.teacher import Augment
 from cdeq.typing import PerSample
@@ -62,3 +63,36 @@ class SupervisedObjective(Objective):
         if self.augment is not None:
             batch = self.augment(batch, generator)
         return {"loss": self.model.losses(batch).mean()}
+
+
+class Remembering(Supervised, Protocol):
+    """A module whose samples go on from one another."""
+
+    def recall(self, batch: Batch, memory: Memory) -> Batch:
+        """The batch that goes on where a memory was left; as it is where there is None."""
+        ...
+
+    def judged(self, batch: Batch) -> tuple[PerSample, Memory]:
+        """What `losses` gives, and what the next batch of the same samples is told."""
+        ...
+
+
+class StreamObjective(Objective):
+    """A model in training that is told what it left behind in the batch before.
+
+    Arguments:
+        model: A module with `judged` and `recall`.
+    """
+
+    model: Any
+
+    def __init__(self, model: Remembering) -> None:
+        super().__init__()
+        self.model, self.carry = model, Carry()
+
+    def forward(
+        self, batch: Batch, indices: Indices, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        losses, memory = self.model.judged(self.carry.recall(self.model, batch))
+        self.carry.leave(memory)
+        return {"loss": losses.mean()}

@@ -39,7 +39,8 @@ class TransformerSpec:
         solver: The forward solver.
         max_steps: Its budget of evaluations.
         tol: Its relative residual; None spends the budget.
-        adjoint: How gradients re-enter at the equilibrium.
+        adjoint_steps: The budget of the backward pass.
+        phantom: Gradients of this kind instead, which need no solve.
 
     Raises:
         ValueError: When a setting is outside its range.
@@ -59,10 +60,11 @@ class TransformerSpec:
     solver: Anderson | Broyden | Picard = Anderson()
     max_steps: int = 16
     tol: float | None = None
-    adjoint: Implicit | Phantom = Implicit(max_steps=12, tol=None)
+    adjoint_steps: int = 12
+    phantom: Phantom | None = None
 
     def __post_init__(self) -> None:
-        for name in ("features", "heads", "inner", "max_steps"):
+        for name in ("features", "heads", "inner", "max_steps", "adjoint_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is a count of at least 1; got {getattr(self, name)}.")
         if self.features % 2 or self.features % self.heads:
@@ -120,7 +122,7 @@ class DEQTransformer(EquilibriumModel):
         self.deq = DEQ(
             cell,
             solver=spec.solver,
-            adjoint=spec.adjoint,
+            adjoint=spec.phantom or Implicit(max_steps=spec.adjoint_steps, tol=None),
             max_steps=spec.max_steps,
             tol=spec.tol,
         )

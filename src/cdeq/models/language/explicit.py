@@ -125,9 +125,13 @@ class ExplicitLanguageModel(Pretrained, ABC):
 
     def losses(self, batch: LanguageBatch) -> PerSample:
         """What training minimises: the loss, and the penalty where there is one."""
+        return self.judged(batch)[0]
+
+    def judged(self, batch: LanguageBatch) -> tuple[PerSample, Memory]:
+        """What `losses` gives, and what the batch leaves to the next."""
         answer = self.run(batch)
         loss = self.loss(answer.hidden, batch)
-        return loss if answer.penalty is None else loss + answer.penalty
+        return loss if answer.penalty is None else loss + answer.penalty, answer.memory
 
     def loss(self, output: Hidden, batch: LanguageBatch) -> PerSample:
         """-log p of the next token, averaged over the segment."""

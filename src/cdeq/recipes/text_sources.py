@@ -1,0 +1,73 @@
+"""Where a recipe's text comes from: files that are named, or Python's own documentation."""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeAlias
+
+from cdeq.data.corpus import Corpus
+from cdeq.data.docstrings import docstring_corpus
+from cdeq.data.text_file import read_text
+from cdeq.data.tokenizer import SubwordLevel, WordLevel
+from cdeq.data.wikitext import WikiTextName, read_wikitext
+from cdeq.recipes.data_root import data_root, looking_in
+
+
+@dataclass(frozen=True, kw_only=True)
+class WikiTextSource:
+    """WikiText-2 or WikiText-103, as words.
+
+    Arguments:
+        name: Which of them.
+        root: The folder that holds its own, wikitext-2 or wikitext-103; `CDEQ_DATA` by default.
+        download: Fetch it through Hugging Face `datasets` where it is not there.
+    """
+
+    name: WikiTextName = "wikitext-2-v1"
+    root: Path = field(default_factory=data_root)
+    download: bool = False
+
+    def load(self) -> Corpus:
+        """Its three parts."""
+        folder = self.root / self.name.removesuffix("-v1")
+        with looking_in(self.root):
+            return read_wikitext(folder, self.name, download=self.download)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSource:
+    """A text of one's own, in UTF-8.
+
+    Arguments:
+        path: The text, or the training part of it.
+        validation: The part to select on; None takes 5 % of the text.
+        test: The part to report; None takes 5 % of the text.
+        level: Words, or subwords.
+    """
+
+    path: Path = Path("text.txt")
+    validation: Path | None = None
+    test: Path | None = None
+    level: WordLevel | SubwordLevel = WordLevel(least=2)
+
+    def load(self) -> Corpus:
+        """Its three parts."""
+        return read_text(self.path, validation=self.validation, test=self.test, level=self.level)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentationSource:
+    """What Python's own library says of itself."""
+
+    def load(self) -> Corpus:
+        """Its three parts."""
+        return docstring_corpus()
+
+
+Source: TypeAlias = WikiTextSource | TextSource | DocumentationSource
+
+
+@lru_cache(maxsize=1)
+def loaded(source: Source) -> Corpus:
+    """The text of a source; the last one is kept."""
+    return source.load()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from cdeq import Anderson, ExponentialSchedule, FunctionModel, Picard
 from cdeq.consistency.untied import UntiedDEQ
 from cdeq.data.images import load_digits
-from cdeq.evaluation.costs import Cost, cost_of, costs, measurements
+from cdeq.evaluation.costs import Cost, cost_of, cost_of_teacher, costs, measurements
 from cdeq.evaluation.memory import peak_bytes
 from cdeq.evaluation.sweep import Measurement, Method, distilled, truncated
 from cdeq.hypersolver.scope import PerPosition
@@ -275,3 +275,11 @@ def test_measuring_leaves_no_graph_and_no_training_mode() -> None:
     assert not model.training
     assert seen and not any(answer.requires_grad for answer in seen)
     assert all(torch.equal(answer, seen[0]) for answer in seen), "no dropout"
+
+
+def test_the_teachers_own_answer_costs_the_evaluations_that_it_takes() -> None:
+    model, batch = model_of(SPECS["peaceman-rachford"]).eval(), batch_of("odd")
+    x = model.encode(batch)
+    spent = model.deq(x, model.initial(x)).nfe
+    found = cost_of_teacher(model, batch, rounds=1)
+    assert found.products == spent * model.products > 0

@@ -20,7 +20,7 @@ from cdeq.core.solvers import Anderson, Broyden, Picard, Solver
 from cdeq.data.indexed import IndexedData
 from cdeq.evaluation.adaptive import calibrate, stopped_at
 from cdeq.evaluation.certification import Start, certification
-from cdeq.evaluation.costs import cost_of, costs, measurements
+from cdeq.evaluation.costs import cost_of, cost_of_teacher, costs, measurements
 from cdeq.evaluation.explicit import AnyExplicit, score_explicit
 from cdeq.evaluation.metrics import Metric
 from cdeq.evaluation.sweep import (
@@ -90,7 +90,7 @@ def measure(
     yield from _certified(run, teacher, ready, probed)
     if not choosing:  # whose thresholds are chosen on validation
         yield from _adaptive(run, teacher, ready, probed)
-    yield from _costs(run, teacher, ready, probed)
+    yield from _costs(run, teacher, ready, baselines.few_step, probed)
     yield from _efforts(run, students)
     yield from _parameters(teacher, ready, baselines)
     for steps, model in baselines.few_step.items():
@@ -144,14 +144,23 @@ def _methods(run: Run, students: Mapping[str, _Ready]) -> dict[str, Method]:
 
 
 def _costs(
-    run: Run, teacher: EquilibriumModel, students: Mapping[str, _Ready], part: IndexedData
+    run: Run,
+    teacher: EquilibriumModel,
+    students: Mapping[str, _Ready],
+    few_step: Mapping[int, EquilibriumModel],
+    part: IndexedData,
 ) -> Iterator[Measurement]:
-    """What answers to one batch cost, where the recipe asks for it."""
-    settings = run.recipe.evaluation
-    if settings.cost_budgets:
-        batch = next(batches(part, settings.batch_size, teacher.device))
-        methods, rounds = _methods(run, students), settings.cost_rounds
-        yield from costs(teacher, methods, batch, settings.cost_budgets, rounds=rounds)
+    """What answers to one batch cost, where the recipe asks for it: of every method, of networks
+    for few steps, and of the teacher itself with its own budget and tolerance."""
+    settings, rounds = run.recipe.evaluation, run.recipe.evaluation.cost_rounds
+    if not settings.cost_budgets:
+        return
+    batch = next(batches(part, settings.batch_size, teacher.device))
+    yield from costs(teacher, _methods(run, students), batch, settings.cost_budgets, rounds=rounds)
+    for steps, network in few_step.items():
+        unrolled = {"few-step": truncated(Picard())}
+        yield from costs(network, unrolled, batch, (steps,), rounds=rounds)
+    yield from measurements("teacher", None, cost_of_teacher(teacher, batch, rounds=rounds))
 
 
 def _cost_of_explicit(

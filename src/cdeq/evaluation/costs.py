@@ -72,6 +72,21 @@ def costs(
             yield from measurements(name, nfe, cost)
 
 
+@torch.no_grad()
+def cost_of_teacher(model: EquilibriumModel, batch: Batch, *, rounds: int) -> Cost:
+    """What the teacher's own answer costs, with the budget and the tolerance that it was given.
+
+    Arguments:
+        model: The teacher.
+        batch: What to answer.
+        rounds: How often it is timed, beside one bare evaluation of f.
+    """
+    x = model.encode(batch)
+    f, z = model.bind(x), model.initial(x)
+    graph = batch.adjacency if isinstance(batch, GraphBatch) else None
+    return cost_of(lambda: model(batch), lambda: f(z), rounds=rounds, of=graph)
+
+
 def cost_of(
     run: Callable[[], object],
     unit: Callable[[], object],

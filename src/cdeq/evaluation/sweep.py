@@ -120,8 +120,8 @@ def sweep(
     samples far from their equilibrium would be all that a mean shows; a sample that is NaN makes
     them NaN. The teacher's own row is the equilibrium z*, found by Anderson.
 
-    Where samples go on from one another, each method at each budget remembers its own answers,
-    and its error is to the z* that the teacher finds with memories of its own.
+    Where samples go on from one another (`OrderedData`), each method at each budget remembers its
+    own answers, and its error is to the z* that the teacher finds with memories of its own.
 
     Arguments:
         model: The teacher.
@@ -136,7 +136,8 @@ def sweep(
     """
     model.eval()
     samples, score, batched = _Samples(), metric.of(model), model.deq.batched
-    memory, memories = None, {name: _Memories() for name in methods}
+    ordered, memory = isinstance(data, OrderedData), None
+    memories = {name: _Memories() for name in methods}
     for batch in batches(data, batch_size, model.device):
         x = model.encode(model.recall(batch, memory))
         exact = _equilibrium(model, x, reference_steps, reference_tol)
@@ -146,7 +147,7 @@ def sweep(
             for kind, residual in residuals(model.bind(x), z, batched=batched):
                 samples.add((name, nfe, kind), residual)
 
-        memory = model.remember(exact, x)
+        memory = model.remember(exact, x) if ordered else None
         look("teacher", None, exact, x)
         for name, method in methods.items():
             run = partial(_alone, x=x) if memory is None else partial(_going_on, batch=batch)
@@ -220,14 +221,15 @@ def score_few_step(
 ) -> Measurement:
     """Score a network that was trained with `steps` unrolled evaluations, at that many."""
     model.eval()
-    samples, memory = _Samples(), None
+    samples, ordered, memory = _Samples(), isinstance(data, OrderedData), None
     for batch in batches(data, batch_size, model.device):
         x = model.encode(model.recall(batch, memory))
         f, z = model.bind(x), model.initial(x)
         for _ in range(steps):
             z = f(z)
-        memory, output = model.remember(z, x), model.decode(z, x)
-        samples.add(("few-step", steps, metric.name), metric.of(model)(output, batch))
+        memory = model.remember(z, x) if ordered else None
+        score = metric.of(model)(model.decode(z, x), batch)
+        samples.add(("few-step", steps, metric.name), score)
     (measurement,) = samples.finish(metric)
     return measurement
 

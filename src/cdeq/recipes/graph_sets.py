@@ -195,6 +195,10 @@ def unconstrained(recipe: GraphRecipe) -> GraphRecipe:
         network=replace(free, max_steps=40),
         teacher=TeacherRecipe(loss=loss, plan=plan),
         trajectories=replace(recipe.trajectories, max_steps=60),
+        # a longer way to go, which the teacher's longer training pays for
+        best=replace(
+            recipe.best, plan=replace(recipe.best.plan, steps=7 * recipe.best.plan.steps // 4)
+        ),
         # slower than usual: the times of sixty steps have to differ in float32
         student=replace(recipe.student, schedule=ExponentialSchedule(rate=0.2)),
     )

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Table 4: the paper's student by the weights of its losses, λ₁ (global) and λ₂ (task), at 20 evaluations.
+# Writes results/table4-lambda.* over three seeds, a row for each pair of weights.
+#
+# usage: runs/table4_lambda.sh [SEED …]
+#
+# Data: as runs/table1_wikitext2.sh. Cost: about two hours on two cores.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+make -s .venv/.installed
+seeds=("${@:-0}")
+[ $# -gt 0 ] || seeds=(0 1 2)
+recipe=${RECIPE:-wikitext2_small} parts=()
+for seed in "${seeds[@]}"; do
+  .venv/bin/cdeq train "$recipe" --seed "$seed" --folder "out/lambda-$seed/common"
+done
+for task in 0 0.05; do
+  for anchor in 0 0.2 0.4 0.6 0.8 1; do
+    folders=()
+    for seed in "${seeds[@]}"; do
+      folder=out/lambda-$seed/$anchor-$task
+      folders+=("$folder")
+      [ -d "$folder" ] || cp -r "out/lambda-$seed/common" "$folder"
+      for command in distill evaluate; do
+        .venv/bin/cdeq "$command" "$recipe" --seed "$seed" --folder "$folder" --distil student-paper \
+          --student.loss.anchor-weight "$anchor" --student.loss.task-weight "$task" \
+          --evaluation.budgets 1 20 --evaluation.cost-budgets
+      done
+    done
+    .venv/bin/cdeq report "${folders[@]}" --output "out/lambda-$anchor-$task" --no-pictures
+    parts+=("λ₁ $anchor, λ₂ $task=out/lambda-$anchor-$task.json")
+  done
+done
+.venv/bin/cdeq combine "${parts[@]}" --output results/table4-lambda

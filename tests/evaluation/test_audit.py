@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from evaluation.test_sweep import SPEC, images, model
+from evaluation.sweeps import SPEC, images, model
 from torch import Tensor, nn
 
 from cdeq import Picard, solve

@@ -35,7 +35,9 @@ def dropout_mask(like: Tensor, rate: float, *, shared: int | None = None) -> Ten
     """
     if rate == 0.0:
         return None
-    shape = [1 if dim == shared else size for dim, size in enumerate(like.shape)]
+    shape = list(like.shape)
+    if shared is not None:
+        shape[shared] = 1
     return F.dropout(like.new_ones(shape), rate)
 
 

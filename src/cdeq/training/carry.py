@@ -29,10 +29,13 @@ class Carry(nn.Module):
     """
 
     memory: Tensor | None
+    here: Tensor
+    """Goes wherever the module goes, which has no other tensor of its own."""
 
     def __init__(self) -> None:
         super().__init__()
         self.memory = None
+        self.register_buffer("here", torch.zeros(()), persistent=False)
 
     def recall(self, model: Recalling, batch: Batch) -> Batch:
         """The batch with what the one before left."""
@@ -47,5 +50,5 @@ class Carry(nn.Module):
         return torch.empty(0) if self.memory is None else self.memory
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take the memory of a checkpoint."""
-        self.memory = state if state.numel() else None
+        """Take the memory of a checkpoint, to where the module is."""
+        self.memory = state.to(self.here.device) if state.numel() else None

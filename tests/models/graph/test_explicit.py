@@ -1,54 +1,32 @@
 """GCN, GAT, GCNII and GPM: their formulas computed densely, and the laws that all four keep."""
 
-import sys
 from collections.abc import Callable
 from math import log
 from pathlib import Path
 
 import pytest
 import torch
-from models.graph.zoo import INPUTS, SMALL, adjacency_of, batch_of, each_graph, edges_of, sparse
+from models.graph.explicit_zoo import (
+    ARXIV,
+    ODD,
+    close,
+    each_convolutional,
+    each_model,
+    model_of,
+)
+from models.graph.zoo import INPUTS, adjacency_of, batch_of, each_graph, edges_of, sparse
 from problems import seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cdeq.errors import CDEQError, StoreError
+from cdeq.errors import StoreError
 from cdeq.models.graph.adjacency import normalised
 from cdeq.models.graph.batch import GraphBatch, thinned
 from cdeq.models.graph.convolutional import GAT, GCN, GCNII, GATSpec, GCNIISpec, GCNSpec
 from cdeq.models.graph.explicit import ExplicitModel
-from cdeq.models.graph.geometric import attended, convolutions
+from cdeq.models.graph.geometric import attended
 from cdeq.models.graph.gpm import GPM, GPMSpec
 from cdeq.models.graph.sparse import SparseMatrix
-
-CONVOLUTIONAL: dict[str, Callable[[], ExplicitModel]] = {
-    "gcn": lambda: GCN(GCNSpec(**SMALL)),
-    "gcn-1": lambda: GCN(GCNSpec(**SMALL, layers=1, norm=False)),
-    "gat": lambda: GAT(GATSpec(**SMALL, heads=2)),
-    "gat-1": lambda: GAT(GATSpec(**SMALL, layers=1, norm=False)),
-    "gcnii": lambda: GCNII(GCNIISpec(**SMALL, layers=4, alpha=0.3, theta=0.7)),
-    "gcnii-shared": lambda: GCNII(GCNIISpec(**SMALL, layers=3, norm=False, shared=True)),
-}
-ALL = {**CONVOLUTIONAL, "gpm": lambda: GPM(GPMSpec(**SMALL, heads=2, steps=3, patterns=4))}
-each_model = pytest.mark.parametrize("name", ALL)
-each_convolutional = pytest.mark.parametrize("name", CONVOLUTIONAL)
-
-ODD = batch_of("odd")
-
-
-@torch.no_grad()
-def model_of(name: str, *, seed: int = 0) -> ExplicitModel:
-    """In float64, and as if trained: no bias and no running average is left at its start."""
-    torch.manual_seed(seed)
-    model = ALL[name]().double().eval()
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():
-            tensor += 0.3 * torch.rand(tensor.shape)
-    return model
-
-
-def close(one: Tensor, other: Tensor) -> None:
-    torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 def normal(x: Tensor, norm: nn.Module) -> Tensor:
@@ -254,9 +232,6 @@ def test_a_network_comes_back(name: str, tmp_path: Path) -> None:
         other.from_pretrained(tmp_path)
 
 
-ARXIV = {"inputs": 128, "classes": 40}
-
-
 @pytest.mark.parametrize(
     ("model", "count"),
     [
@@ -307,58 +282,3 @@ def test_networks_learn_from_neighbours(name: str) -> None:
     with torch.no_grad():
         found = model.eval().answers(batch._replace(nodes=others)).argmax(1)
     assert float((found == batch.label[others]).float().mean()) > 0.9
-
-
-@each_model
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"features": ODD.features[:, 1:]}, "built for 5 features a node; got 4"),
-        ({"features": ODD.features.float()}, r"float64 on cpu; got features in torch\.float32"),
-        ({"adjacency": adjacency_of("ring")}, r"adjacency of 9 by 9; got one of shape \(7, 7\)"),
-        (
-            {"adjacency": normalised(*edges_of("odd"))},
-            r"float64 on cpu; got adjacency in torch\.float32",
-        ),
-    ],
-    ids=["width", "precision", "nodes", "adjacency"],
-)
-def test_a_graph_that_does_not_fit_is_refused(name: str, change: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        model_of(name).answers(ODD._replace(**change))
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings", "message"),
-    [
-        (GCNSpec, {"layers": 0}, "`layers` is a count of at least 1; got 0"),
-        (GCNSpec, {"inputs": 0}, "`inputs` is a count of at least 1; got 0"),
-        (GCNSpec, {"dropout": 1.0}, r"`dropout` is a share in \[0, 1\); got 1.0"),
-        (GATSpec, {"heads": 0}, "`heads` is a count of at least 1; got 0"),
-        (GATSpec, {"hidden": 6}, "shared equally by `heads`; got 6 and 4"),
-        (GATSpec, {"attention_dropout": -0.1}, "`attention_dropout` is a share"),
-        (GCNIISpec, {"alpha": 1.1}, r"`alpha` mixes two states, so it is in \[0, 1\]; got 1.1"),
-        (GCNIISpec, {"alpha": float("nan")}, "`alpha` mixes two states"),
-        (GCNIISpec, {"theta": 0.0}, "`theta` is above 0"),
-        (GPMSpec, {"hidden": 6}, "shared equally by `heads`; got 6 and 4"),
-        (GPMSpec, {"steps": 0}, "`steps` is a count of at least 1; got 0"),
-        (GPMSpec, {"answer_patterns": 0}, "`answer_patterns` is a count of at least 1; got 0"),
-        (GPMSpec, {"seed": -1}, "`seed` is a whole number from 0"),
-    ],
-)
-def test_settings_outside_their_range_are_refused(kind, settings: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        kind(**settings)
-
-
-@pytest.mark.parametrize("kind", [GCN, GAT, GCNII, GPM])
-def test_sizes_left_to_the_data_are_filled_in_first(kind) -> None:
-    with pytest.raises(ValueError, match="built for known `inputs` and `classes`"):
-        kind(kind.Spec())
-
-
-def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    convolutions.cache_clear()
-    monkeypatch.setitem(sys.modules, "torch_geometric.nn", None)
-    with pytest.raises(CDEQError, match=r"PyTorch Geometric.*install cdeq\[graph\]"):
-        GCN(GCNSpec(**ARXIV))

@@ -73,12 +73,13 @@ class AdaptiveVocabulary(nn.Module):
     def embed(self, tokens: Tokens) -> Hidden:
         """The vectors of these tokens."""
         flat = tokens.flatten().long()
+        cluster = self._cluster(flat)
         found = self.tables[0].new_empty(len(flat), self.features)
-        for c, (start, end) in enumerate(self.spans()):
-            rows = ((flat >= start) & (flat < end)).nonzero().squeeze(1)
+        for c, (start, _) in enumerate(self.spans()):
+            rows = (cluster == c).nonzero().squeeze(1)
             vectors = F.embedding(flat[rows] - start, self.tables[c])
             full = vectors if c == 0 else vectors @ self.projections[c - 1]
-            found = found.index_copy(0, rows, full)
+            found = found.index_copy(0, rows, full.to(found.dtype))  # autocast narrows products
         return found.unflatten(0, tokens.shape) * self.features**0.5
 
     def losses(self, hidden: Hidden, target: Tokens) -> Float[Tensor, "*b"]:
@@ -87,7 +88,7 @@ class AdaptiveVocabulary(nn.Module):
         wanted = target.flatten().long().contiguous()
         head = self._head(rows).log_softmax(-1)
         shortlist = self.edges[1]
-        cluster = torch.bucketize(wanted, wanted.new_tensor(self.edges[1:-1]), right=True)
+        cluster = self._cluster(wanted)
         place = torch.where(cluster == 0, wanted, shortlist + cluster - 1)
         found = head.gather(1, place.unsqueeze(1)).squeeze(1)
         for c, (start, _) in enumerate(self.spans()):
@@ -97,7 +98,7 @@ class AdaptiveVocabulary(nn.Module):
             tail = F.cross_entropy(
                 self._tail(rows[mine], c), wanted[mine] - start, reduction="none"
             )
-            found = found.index_add(0, mine, -tail.to(found.dtype))
+            found = found.index_add(0, mine, -tail)
         return -found.view(target.shape)
 
     def log_probs(self, hidden: Hidden) -> Float[Tensor, "*b v"]:
@@ -128,13 +129,26 @@ class AdaptiveVocabulary(nn.Module):
             total = total + weight * _divergence(*inside)
         return total
 
+    def _cluster(self, tokens: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """The cluster of each token; one outside the vocabulary is in the first or the last, whose
+        table does not have it."""
+        return torch.bucketize(tokens, tokens.new_tensor(self.edges[1:-1]), right=True)
+
     def _head(self, hidden: Hidden) -> Tensor:
         words = F.linear(hidden, self.tables[0], self.biases[0])
-        return words if self.clusters is None else torch.cat([words, self.clusters(hidden)], -1)
+        if self.clusters is not None:
+            words = torch.cat([words, self.clusters(hidden)], dim=-1)
+        return _wide(words)
 
     def _tail(self, hidden: Hidden, c: int) -> Tensor:
         narrow = F.linear(hidden, self.projections[c - 1])
-        return F.linear(narrow, self.tables[c], self.biases[c])
+        return _wide(F.linear(narrow, self.tables[c], self.biases[c]))
+
+
+def _wide(scores: Tensor) -> Tensor:
+    """In single precision at least: a log p in half precision has three digits, which a CPU's
+    autocast leaves it with."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 def _divergence(given: Tensor, wanted: Tensor) -> Tensor:

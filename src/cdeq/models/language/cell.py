@@ -74,8 +74,8 @@ class TransformerCell(Cell):
         heads: Among which they are divided evenly.
         inner: Features between the two linear maps.
         norm: Where layer normalisation stands.
-        dropout: The share of attention's output and of the inner features that is dropped, the
-            same at every position and every evaluation.
+        dropout: The share of the features of a, of those between the two linear maps and of what
+            the second gives that is dropped, the same at every position and every evaluation.
     """
 
     def __init__(

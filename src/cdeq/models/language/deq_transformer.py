@@ -128,7 +128,7 @@ class DEQTransformer(EquilibriumModel):
         )
 
     def encode(self, batch: LanguageBatch) -> LanguageContext:
-        """Word vectors and memory.
+        """Word vectors and memory, of which what is not known is zero.
 
         Raises:
             ValueError: When a token is outside the vocabulary, or the memory is not one state for
@@ -144,9 +144,10 @@ class DEQTransformer(EquilibriumModel):
                 f"{tuple(memory.shape)} for {tuple(past.shape)} tokens and "
                 f"{self.spec.features} features."
             )
-        tokens = torch.cat([past, batch.tokens], dim=1)
+        tokens = torch.cat([past.where(known, 0), batch.tokens], dim=1)
         require_known(tokens, self.vocabulary.size)
         words = self.vocabulary.embed(tokens)
+        memory = memory.where(known.unsqueeze(2), 0.0)
         return LanguageContext(self._dropped(words, self.spec.word_dropout), memory, known)
 
     def initial(self, x: LanguageContext) -> Float[Tensor, "b l d"]:
@@ -184,8 +185,8 @@ class DEQTransformer(EquilibriumModel):
         return F.pad(kept, (0, 0, self.spec.memory - kept.shape[1], 0))
 
     def recall(self, batch: LanguageBatch, memory: Memory) -> LanguageBatch:
-        """The next batch of the same streams, with the memory."""
-        return batch._replace(memory=memory)
+        """The next batch of the same streams, with the memory; as it is where there is None."""
+        return batch if memory is None else batch._replace(memory=memory)
 
     def _dropped(self, value: Tensor, rate: float) -> Tensor:
         mask = dropout_mask(value, rate, shared=1) if self.training else None

@@ -14,14 +14,14 @@ from rich.console import Console
 
 from cdeq import AnchoredDEQ, ConsistencyDEQ, ExponentialSchedule, UntiedDEQ, refine
 from cdeq.cli import generating
-from cdeq.cli.generating import Generate, Ready, Written, generate
+from cdeq.cli.generating import STARTS, Generate, Ready, StartName, Written, generate
 from cdeq.consistency.increments import LowRank
 from cdeq.data.subwords import Subwords
 from cdeq.data.vocabulary import Vocabulary
 from cdeq.errors import CDEQError, StoreError
 from cdeq.models.language.decoding import Decoding
 from cdeq.models.language.deq_transformer import DEQTransformer
-from cdeq.models.language.generation import cold, continuations
+from cdeq.models.language.generation import continuations
 from cdeq.models.language.reading import read, solved, stepped
 
 WORDS = ("the", "<eos>", "cat", "saw", "dog", "a", "tree", "and", "then", "ran", "<unk>")
@@ -62,12 +62,22 @@ def run(
 
 
 @pytest.mark.parametrize("name", ["teacher", "paper", "best"])
-@pytest.mark.parametrize("temperature", [0.0, 1.5])
-def test_texts_are_those_of_the_library(name: str, temperature: float) -> None:
+@pytest.mark.parametrize(
+    ("temperature", "starts"), [(0.0, ("cold", "previous")), (1.5, ("recurring", "cold"))]
+)
+def test_texts_are_those_of_the_library(
+    name: str, temperature: float, starts: tuple[StartName, StartName]
+) -> None:
     """And weights that are folded beforehand change no number."""
     decoding = Decoding(temperature=temperature)
     options = replace(
-        OPTIONS, students=("paper", "best"), nfe=3, decoding=decoding, draws=5, start="cold"
+        OPTIONS,
+        students=("paper", "best"),
+        nfe=3,
+        decoding=decoding,
+        draws=5,
+        start=starts[0],
+        student_start=starts[1],
     )
     teacher = contracting()
     students = students_of(teacher)
@@ -86,7 +96,7 @@ def test_texts_are_those_of_the_library(name: str, temperature: float) -> None:
             tokens=12,
             decoding=decoding,
             generator=torch.Generator().manual_seed(5),
-            start=cold,
+            start=STARTS[starts[name in students]],
             after=before,
         )
     )

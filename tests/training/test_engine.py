@@ -32,6 +32,7 @@ from cdeq import Solution
 from cdeq.training.engine import CHECKPOINT, fit, forget
 from cdeq.training.plan import Hardware, Plan
 from cdeq.training.stopping import Interrupted
+from cdeq.typing import Map
 
 each_objective = pytest.mark.parametrize("name", OBJECTIVES)
 
@@ -222,15 +223,20 @@ def test_mixed_precision_trains(name: str, tmp_path: Path) -> None:
 def test_mixed_precision_narrows_neither_inputs_nor_states(tmp_path: Path) -> None:
     seen: set[torch.dtype] = set()
     objective = taught()
-    solve = objective.model.deq.forward
+    solve, encode = objective.model.deq.solve, objective.model.encode
 
-    def spy(x: torch.Tensor, z0: torch.Tensor, **settings: int) -> Solution:
-        solution = solve(x, z0, **settings)
+    def spy(f: Map, z0: torch.Tensor, **settings: int) -> Solution:
+        solution = solve(f, z0, **settings)
         assert torch.is_autocast_enabled("cpu")
-        seen.update((x.dtype, z0.dtype, solution.z.dtype, solution.errors.dtype))
+        seen.update((z0.dtype, solution.z.dtype, solution.errors.dtype))
         return solution
 
-    objective.model.deq.forward = spy  # type: ignore[method-assign]
+    def seeing(batch: Batch) -> torch.Tensor:
+        seen.add((x := encode(batch)).dtype)
+        return x
+
+    objective.model.deq.solve = spy  # type: ignore[method-assign]
+    objective.model.encode = seeing  # type: ignore[method-assign]
     hardware = replace(CPU, precision="bf16-mixed")
     run("teacher", tmp_path, short(2), objective=objective, hardware=hardware)
     assert seen == {torch.float32}

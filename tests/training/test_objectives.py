@@ -38,16 +38,30 @@ def test_a_loss_is_a_function_of_weights_batch_and_seed(name: str) -> None:
 
 def test_every_budget_is_drawn_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     objective, seen, generator = taught(), list[int](), seeded()
-    solve = objective.model.deq.forward
+    solve = objective.model.deq.solve
 
     def spy(*args: object, max_steps: int) -> object:
         seen.append(max_steps)
         return solve(*args, max_steps=max_steps)
 
-    monkeypatch.setattr(objective.model.deq, "forward", spy)
+    monkeypatch.setattr(objective.model.deq, "solve", spy)
     for _ in range(60):
         objective(BATCH, ROWS, generator)
     assert set(seen) == set(range(2, 9))
+
+
+def test_what_is_penalised_is_the_map_that_was_solved(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, maps = teacher(), list[object]()
+    bind = model.bind
+
+    def spy(x: object) -> object:
+        maps.append(bind(x))
+        return maps[-1]
+
+    monkeypatch.setattr(model, "bind", spy)
+    weights = {"jacobian_weight": 1.0, "radius_weight": 1.0, "radius_limit": 0.01}
+    TeacherLoss(shortest=2, longest=3, **weights)(model, BATCH, seeded())
+    assert len(maps) == 1
 
 
 @pytest.mark.parametrize(("probability", "starts"), [(0.0, {0.0}), (1.0, {1.0})])
@@ -55,13 +69,13 @@ def test_the_share_of_random_starts(
     probability: float, starts: set[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, seen = teacher(), set[float]()
-    solve = model.deq.forward
+    solve = model.deq.solve
 
     def spy(x: object, z0: torch.Tensor, **settings: int) -> object:
         seen.add(round(float(z0.std())))
         return solve(x, z0, **settings)
 
-    monkeypatch.setattr(model.deq, "forward", spy)
+    monkeypatch.setattr(model.deq, "solve", spy)
     loss = TeacherLoss(shortest=2, longest=3, random_start=probability)
     for _ in range(20):
         loss(model, BATCH, seeded())
@@ -219,13 +233,10 @@ def test_only_the_student_is_trained(tmp_path: Path) -> None:
     assert trained == {f"student.{name}" for name, _ in student.named_parameters()}
 
 
-def test_only_the_student_has_a_training_mode() -> None:
+def test_nothing_has_a_training_mode() -> None:
     objective = distilled()
     for mode in (True, False, True):
-        objective.train(mode)
-        assert objective.student.training == mode
-        assert not objective.teacher.training
-        assert not any(module.training for module in objective.target.modules())
+        assert not any(module.training for module in objective.train(mode).modules())
 
 
 def test_without_labels_the_task_weight_is_needed() -> None:

@@ -9,7 +9,7 @@ from cdeq.core.adjoint import Adjoint, Implicit
 from cdeq.core.cell import bind
 from cdeq.core.solve import Solution, require_budget, solve
 from cdeq.core.solvers import Anderson, Solver
-from cdeq.typing import Context, State
+from cdeq.typing import Context, Map, State
 
 
 class DEQ(nn.Module):
@@ -61,7 +61,13 @@ class DEQ(nn.Module):
         self, x: Context, z0: State, *, max_steps: int | None = None, record: bool = False
     ) -> Solution:
         """Solve for the context x from z0, within `max_steps` evaluations or the layer's own."""
-        f = bind(self.cell, x)  # once: the adjoint differentiates the very map that was solved
+        return self.solve(bind(self.cell, x), z0, max_steps=max_steps, record=record)
+
+    def solve(
+        self, f: Map, z0: State, *, max_steps: int | None = None, record: bool = False
+    ) -> Solution:
+        """The same for a map whose context is bound already, once: what is drawn anew with every
+        context, as dropout masks are, then stays what it was."""
         with torch.no_grad():
             solution = solve(
                 f,

@@ -15,6 +15,7 @@ from cdeq.evaluation.metrics import PERPLEXITY, Metric
 from cdeq.models.base import EquilibriumModel
 from cdeq.models.language.deq_transformer import DEQTransformer, TransformerSpec
 from cdeq.models.language.explicit import ExplicitLanguageModel
+from cdeq.plain import to_plain
 from cdeq.recipes.base import Recipe, Splits
 from cdeq.recipes.text_explicit import TextExplicitRecipe
 from cdeq.recipes.text_sources import Source, loaded
@@ -112,7 +113,7 @@ class LanguageRecipe(Recipe):
             teacher,
             part,
             path,
-            identity=digest_of(teacher),
+            identity=digest_of(teacher, settings=str(to_plain(teacher.spec))),
             samples=samples,
             advance=advance,
         )

@@ -112,11 +112,9 @@ class DistillationObjective(Objective):
         }
 
     def train(self, mode: bool = True) -> Self:
-        """Only the student trains: teacher and running average stay in evaluation mode."""
-        super().train(mode)
-        self.teacher.eval()
-        self.target.eval()
-        return self
+        """Everything stays in evaluation mode: what is imitated has no noise, so that dropout in
+        a student's copy of f would only hide it."""
+        return super().train(False)
 
     def after_step(self) -> None:
         self.target.update_parameters(self.student)

@@ -156,10 +156,9 @@ class RolloutObjective(Objective):
         return visit
 
     def train(self, mode: bool = True) -> Self:
-        """Only the student trains: its teacher stays in evaluation mode."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
+        """Everything stays in evaluation mode: what is imitated has no noise, so that dropout in
+        a student's copy of f would only hide it."""
+        return super().train(False)
 
     def after_step(self) -> None:
         self.updates += 1

@@ -89,9 +89,10 @@ class TeacherLoss:
         there are such; and what the batch leaves to the next."""
         x = model.encode(batch)
         budget = torch.randint(self.shortest, self.longest + 1, (), generator=generator)
-        solution = model.deq(x, self._start(model, x, generator), max_steps=int(budget))
+        f = model.bind(x)  # once: what is penalised is the very map that was solved
+        solution = model.deq.solve(f, self._start(model, x, generator), max_steps=int(budget))
         task = model.loss(model.decode(solution.z, x), batch).mean()
-        parts = {"task": task, **self._penalties(model.bind(x), solution.z, model, generator)}
+        parts = {"task": task, **self._penalties(f, solution.z, model, generator)}
         memory = model.remember(solution.z, x)
         if len(parts) == 1:
             return Judgement({"loss": task}, memory)

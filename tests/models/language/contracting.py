@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from cdeq.models.language.batch import LanguageBatch
 from cdeq.models.language.deq_transformer import DEQTransformer, TransformerSpec
 from cdeq.models.language.reading import Answerer, solved
 
@@ -33,6 +34,15 @@ def text_of(rows: int = 3, length: int = 14, words: int = WORDS, seed: int = 2) 
 
 def exactly(model: DEQTransformer) -> Answerer:
     return solved(model, tol=1e-12, max_steps=100)
+
+
+@torch.no_grad()
+def at_once(model: DEQTransformer, text: Tensor) -> tuple[Tensor, Tensor]:
+    """The equilibrium of a text as one segment, and log p of what comes after each token."""
+    none = text[:, :0]
+    x = model.encode(LanguageBatch(text, text, none, none.bool()))
+    z = exactly(model)(x, model.initial(x)).z
+    return z, model.log_probs(model.decode(z, x))  # type: ignore[return-value]
 
 
 def close(one: Tensor, other: Tensor) -> None:

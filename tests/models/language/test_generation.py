@@ -5,13 +5,11 @@ from functools import partial
 
 import pytest
 import torch
-from models.language.contracting import WORDS, close, contracting, exactly, text_of
+from models.language.contracting import WORDS, at_once, close, contracting, exactly, text_of
 from torch import Tensor, nn
 
 from cdeq import AnchoredDEQ, ConsistencyDEQ, ExponentialSchedule, UntiedDEQ, refine
-from cdeq.data.streams import Streams
 from cdeq.errors import SolveError
-from cdeq.models.language.batch import LanguageBatch
 from cdeq.models.language.decoding import Decoding
 from cdeq.models.language.deq_transformer import DEQTransformer
 from cdeq.models.language.generation import (
@@ -28,7 +26,6 @@ from cdeq.models.language.reading import (
     Answerer,
     Reading,
     read,
-    read_on,
     solved,
     stepped,
 )
@@ -45,26 +42,6 @@ def tokens_of(steps: list[Step]) -> Tensor:
 
 def log_probs_of(steps: list[Step]) -> Tensor:
     return torch.stack([step.log_prob for step in steps], dim=1)
-
-
-@torch.no_grad()
-def at_once(model: DEQTransformer, text: Tensor) -> tuple[Tensor, Tensor]:
-    """The equilibrium of a text as one segment, and log p of what comes after each token."""
-    none = text[:, :0]
-    x = model.encode(LanguageBatch(text, text, none, none.bool()))
-    z = exactly(model)(x, model.initial(x)).z
-    return z, model.log_probs(model.decode(z, x))  # type: ignore[return-value]
-
-
-@pytest.mark.parametrize("segment", [1, 3, 7, 14, 64])
-def test_segments_have_the_states_of_the_whole(segment: int) -> None:
-    model, text = contracting(), text_of()
-    reading = read(model, text, exactly(model), segment=segment)
-    assert reading.missed == 0
-    close(reading.memory[:, -14:], at_once(model, text)[0])
-    assert torch.equal(reading.past[:, -14:], text)
-    assert torch.equal(reading.past[reading.known], text.flatten())
-    assert reading.known.sum(1).tolist() == [14] * 3
 
 
 @pytest.mark.parametrize("segment", [2, 64])
@@ -96,22 +73,6 @@ def test_greedy_text_is_the_most_probable_token_each_time() -> None:
     _, log_probs = at_once(model, torch.cat([prompt, new[:, :-1]], dim=1))
     assert torch.equal(new, log_probs[:, 4:].argmax(2))
     assert torch.equal(tokens_of(list(run())), new)
-
-
-@pytest.mark.parametrize("memory", [0, 1, 3, 5, 40])
-def test_the_memory_is_that_of_streams(memory: int) -> None:
-    """Read as training and sweeps read, whatever of the text the memory still covers."""
-    model, text = contracting(memory), text_of(rows=1, length=13)
-    data, kept = Streams(text[0], streams=1, length=4, past=memory), None
-    answer = exactly(model)
-    with torch.no_grad():
-        for index in range(len(data)):
-            x = model.encode(model.recall(data.take(torch.tensor([index])), kept))
-            kept = model.remember(answer(x, model.initial(x)).z, x)
-    assert isinstance(kept, Tensor)
-    reading = read(model, text[:, :12], answer, segment=4)
-    close(reading.memory, kept)
-    assert reading.known.sum() == min(memory, 12)
 
 
 @pytest.mark.parametrize("memory", [0, 1, 4, 20])
@@ -298,18 +259,6 @@ def test_the_solvers_own_run_is_the_same_answer() -> None:
     torch.testing.assert_close(log_probs_of(found), log_probs_of(exact), rtol=1e-6, atol=1e-6)
 
 
-def test_a_run_of_no_steps_costs_nothing() -> None:
-    answer = stepped(lambda x, z: [])
-    z = torch.ones(1, 1, 2)
-    assert answer(None, z) == (z, 0, 0)  # type: ignore[arg-type]
-
-
-def test_reading_tells_how_far_it_is() -> None:
-    model, said = contracting(), []
-    read(model, text_of(length=7), exactly(model), segment=3, advance=lambda *at: said.append(at))
-    assert said == [(1, 3), (2, 3), (3, 3)]
-
-
 def test_nothing_is_trained_or_dropped() -> None:
     model = contracting(dropout=0.5, word_dropout=0.5, head_dropout=0.5).train()
     prompt = text_of()
@@ -342,19 +291,6 @@ def test_tokens_may_be_32_bits_wide() -> None:
     assert torch.equal(tokens_of(wide), tokens_of(narrow))
 
 
-def test_reading_nothing_is_where_it_was() -> None:
-    model, text = contracting(), text_of()
-    reading = read(model, text, exactly(model))
-    assert read(model, text[:, :0], exactly(model), after=reading) is reading
-
-
-def test_features_of_a_segment_are_given_on() -> None:
-    model, text = contracting(), text_of()
-    start = Reading.start(model, len(text))
-    reading, hidden = read_on(model, start, text, exactly(model))
-    assert torch.equal(hidden, reading.memory[:, -14:])
-
-
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
@@ -376,9 +312,3 @@ def test_misuse_is_refused_at_once(
     after = read(model, text_of(), solved(model)) if "rows after" in said else None
     with pytest.raises(error, match=said):
         continuations(model, answer=solved(model), after=after, **given)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("wrong", [{"max_steps": 0}, {"tol": -1.0}, {"tol": 1e-20}], ids=str)
-def test_an_answer_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"max_steps|tol"):
-        solved(contracting(), **wrong)  # type: ignore[arg-type]

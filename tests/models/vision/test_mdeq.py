@@ -12,6 +12,7 @@ from cdeq import Anderson, Broyden, Phantom, Picard, bind, jacobian_penalty, sol
 from cdeq.core.adjoint import Implicit
 from cdeq.evaluation.memory import peak_bytes
 from cdeq.models.vision.batch import ImageBatch
+from cdeq.models.vision.blocks import QUIET
 from cdeq.models.vision.mdeq import MDEQ, MDEQSpec
 from cdeq.models.vision.mdeq_sizes import single_stream_tiny, tiny
 
@@ -147,23 +148,23 @@ def test_the_scale_of_a_direction_is_not_part_of_f(name: str) -> None:
         tiny(),
         single_stream_tiny(),
         replace(tiny(), channels=(8, 16, 32), head=()),
-        replace(tiny(), channels=(8, 16, 16, 32), head=()),
+        replace(tiny(), channels=(16, 16, 32, 32), head=()),
     ],
     ids=["tiny", "single-stream", "three", "four"],
 )
 def test_a_fresh_model_has_an_equilibrium_that_solvers_find(spec: MDEQSpec, seed: int) -> None:
-    """Of noise, not of photographs; and nothing is said of trained models."""
+    """For noise instead of photographs; nothing is said of trained models or narrower ones."""
     torch.manual_seed(seed)
     model, batch = MDEQ(spec).eval(), images(2, 16, 16)
     with torch.no_grad():
-        x = model.encode(ImageBatch(batch.image.float(), batch.label))
+        x = model.encode(batch._replace(image=batch.image.float()))
         f, z0 = model.bind(x), model.initial(x)
         runs = [solve(f, z0, solver, max_steps=40) for solver in (Anderson(), Picard(), Broyden())]
-        errors = runs[0].errors.amax(1)
-        assert float(errors[20]) < 1e-3 * float(errors[0])
-        for run in runs:
-            assert float(run.errors[-1].max()) < 1e-2
-            close(run.z[-1], runs[0].z[-1], 3e-2)
+    worst = runs[0].errors.amax(1)
+    assert float(worst[20]) < 1e-2 < 1.0 == float(worst[0])
+    for run in runs:
+        assert float(run.errors[-1].max()) < 1e-3
+        close(run.z, runs[0].z, 1e-2)
     assert float(spectral_radius(f, runs[0].z).max()) < 1.0
 
 
@@ -223,16 +224,19 @@ def test_the_jacobian_can_be_penalised(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["single", "two", "three"])
 def test_implicit_gradients_are_unrolled_ones(name: str) -> None:
-    """On fresh models, which are near a contraction."""
+    """On a contraction: a fresh map that listens to states even less than it does."""
     torch.manual_seed(0)
-    spec = replace(SPECS[name], max_steps=80, adjoint_steps=80)
+    spec = replace(SPECS[name], groups=2, max_steps=40, adjoint_steps=40)
     model, batch = MDEQ(spec).double(), images(2, 16, 16)
+    for parameter in model.deq.cell.parameters():
+        if bool((parameter == QUIET).all()):
+            parameter.data *= 0.4
     model.loss(model(batch), batch).sum().backward()
     implicit = {key: p.grad.clone() for key, p in model.named_parameters()}
     model.zero_grad()
     x = model.encode(batch)
     f, z = model.bind(x), model.initial(x)
-    for _ in range(200):
+    for _ in range(60):
         z = f(z)
     close(f(z), z, 1e-9)
     model.loss(model.decode(z, x), batch).sum().backward()

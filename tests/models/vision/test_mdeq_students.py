@@ -38,7 +38,7 @@ each_form = pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
 
 
 def fresh(name: str) -> MDEQ:
-    """Near a contraction, as models are that were never trained."""
+    """Never trained, so that solvers find its equilibrium."""
     torch.manual_seed(0)
     return MDEQ(SPECS[name]).double().eval()
 

@@ -116,8 +116,8 @@ class ExplicitLanguageModel(Pretrained, ABC):
         """The hidden features of every position, and what the batch leaves to the next."""
 
     def recall(self, batch: LanguageBatch, memory: Memory) -> LanguageBatch:
-        """The next batch of the same streams, with the memory."""
-        return batch._replace(memory=memory)
+        """The next batch of the same streams, with the memory; as it is where there is None."""
+        return batch if memory is None else batch._replace(memory=memory)
 
     def forward(self, batch: LanguageBatch) -> Hidden:
         """The hidden features of every position."""

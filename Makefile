@@ -37,5 +37,5 @@ clean:  ## remove caches and builds; .venv and out/ stay
 # The stamp is written last: an interrupted installation starts again.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[train,graph,report,dev]'
+	$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[train,graph,language,report,dev]'
 	@touch $@

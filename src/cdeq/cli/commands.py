@@ -3,8 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cdeq.cli import baselines, distilling, scoring, stages
-from cdeq.cli.stages import Run
+from cdeq.cli import baselines, distilling, generating, scoring, stages
+from cdeq.cli.generating import Generate
+from cdeq.cli.measuring import Ready
+from cdeq.cli.stages import TOKENIZER, Run, teacher_stage
+from cdeq.data.tokenizer import load_tokenizer
+from cdeq.errors import CDEQError
+from cdeq.models.language.deq_transformer import DEQTransformer
 from cdeq.training.engine import launch
 from cdeq.training.processes import on_main, part
 
@@ -44,6 +49,23 @@ def evaluate(run: Run) -> None:
     scoring.show(scoring.evaluate(run), run.console)
 
 
+def generate(run: Run, options: Generate) -> None:
+    """Go on with a prompt, as the teacher and as students have it, side by side."""
+    tokenizer = run.recipe.tokenizer
+    if tokenizer is None:
+        raise CDEQError(f"texts are what language models go on with; {run.name} trains none.")
+    teacher = run.teacher()
+    assert isinstance(teacher, DEQTransformer)
+    students = {
+        name: Ready(student, run.recipe.students[name].inference)
+        for name, student in scoring.trained_students(run, teacher).items()
+    }
+    made_with = load_tokenizer(teacher_stage(run).folder / TOKENIZER)
+    generating.generate(
+        options, teacher, students, tokenizer, run.console, vocabulary=made_with.digest()
+    )
+
+
 def demo(run: Run) -> None:
     """All of it: train, cache, distil, train baselines, evaluate, draw."""
     train(run)
@@ -66,14 +88,16 @@ class Command:
     """One of `cdeq COMMAND RECIPE`.
 
     Arguments:
-        run: What it does.
+        run: What it does, given the run, and the options where it has such.
         keys: The recipe's fields that matter to it, for `--help`; all are accepted.
         trains: Whether it trains, and so uses all devices.
+        options: What it can be told besides, with its defaults.
     """
 
-    run: Callable[[Run], None]
+    run: Callable[..., None]
     keys: tuple[str, ...]
     trains: bool = False
+    options: Generate | None = None
 
     @property
     def summary(self) -> str:
@@ -96,15 +120,16 @@ COMMANDS: Mapping[str, Command] = {
         explicit, ("seed", "explicit", "gcn", "gat", "gcnii", "gpm", "hardware"), trains=True
     ),
     "evaluate": Command(evaluate, ("evaluation",)),
+    "generate": Command(generate, ("seed",), options=Generate()),
     "demo": Command(demo, (), trains=True),
 }
 """By name."""
 
 
-def start(name: str, run: Run) -> None:
+def start(name: str, run: Run, options: Generate | None = None) -> None:
     """Do what the command says."""
     command = COMMANDS[name]
     if command.trains:
         launch(run.recipe.hardware)
-    command.run(run)
+    command.run(run) if options is None else command.run(run, options)
     part()

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
+from cdeq.cli.measuring import Ready
 from cdeq.cli.prompting import encoded, judge_length, legible, prompt_text, require_vocabulary, say
 from cdeq.consistency.refine import Student, refine
 from cdeq.consistency.student import require_own
@@ -93,14 +94,6 @@ class Generate:
                 f"the prompt is a text or that of a file; got {self.prompt!r} and {self.file}; "
                 "leave one out."
             )
-
-
-class Ready(NamedTuple):
-    """A student as it is used."""
-
-    student: Student
-    times: Schedule
-    """The virtual times that it was distilled for."""
 
 
 class Written(NamedTuple):

@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 
 from cdeq.cli.commands import COMMANDS, start
+from cdeq.cli.generating import Generate
 from cdeq.cli.keys import key_lines
 from cdeq.cli.scoring import combined, compare, report, show
 from cdeq.cli.stages import Run
@@ -137,7 +138,7 @@ def _dispatch(given: list[str], console: Console) -> None:
         parts = tyro.cli(CombineOptions, prog="cdeq combine", args=given[1:])
         show(combined(_labelled(parts.results), parts.output), console)
     elif command in COMMANDS:
-        start(command, _run(command, given[1:], console))
+        start(command, *_run(command, given[1:], console))
     else:
         _unknown("command", command, [*COMMANDS, *OTHER_COMMANDS])
 
@@ -157,8 +158,8 @@ def _labelled(pairs: Sequence[str]) -> dict[str, Path]:
     return {label: Path(file) for label, _, file in split}
 
 
-def _run(command: str, given: list[str], console: Console) -> Run:
-    """The run that `cdeq COMMAND RECIPE --key value …` describes."""
+def _run(command: str, given: list[str], console: Console) -> tuple[Run, Generate | None]:
+    """The run that `cdeq COMMAND RECIPE --key value …` describes, and options of its own."""
     if not given or given[0] in ("-h", "--help"):
         _print(console, _command_help(command, console.width))
         raise SystemExit(0 if given else 2)
@@ -169,11 +170,13 @@ def _run(command: str, given: list[str], console: Console) -> Run:
     if "-h" in rest or "--help" in rest:
         _print(console, _recipe_help(command, name, options, default, console.width))
         raise SystemExit(0)
+    own = COMMANDS[command].options
+    wanted = {"run": options, "recipe": default} | ({} if own is None else {"own": own})
     parser = make_dataclass(
         "Arguments",
         [
-            ("run", Annotated[RunOptions, tyro.conf.arg(name="")], field(default=options)),
-            ("recipe", Annotated[type(default), tyro.conf.arg(name="")], field(default=default)),
+            (key, Annotated[type(part), tyro.conf.arg(name="")], field(default=part))
+            for key, part in wanted.items()
         ],
         frozen=True,
     )
@@ -188,7 +191,8 @@ def _run(command: str, given: list[str], console: Console) -> Run:
     )
     recipe: Recipe = parsed.recipe
     typed = shlex.join(["cdeq", command, *given])
-    return Run(name, recipe, parsed.run.folder, console, typed, parsed.run.fresh)
+    run = Run(name, recipe, parsed.run.folder, console, typed, parsed.run.fresh)
+    return run, getattr(parsed, "own", None)
 
 
 def _print(console: Console, lines: Iterator[str]) -> None:
@@ -230,6 +234,8 @@ def _recipe_help(
     yield from ("", COMMANDS[command].summary)
     yield from wrap(f"{name}: {RECIPES[name].__doc__}", width)
     yield from key_lines(options, width)
+    if COMMANDS[command].options is not None:
+        yield from key_lines(COMMANDS[command].options, width)
     yield from key_lines(recipe, width, only=wanted)
     if COMMANDS[command].keys:
         about = (

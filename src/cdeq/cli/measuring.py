@@ -43,7 +43,7 @@ SOLVERS: Mapping[str, Solver[Any]] = {
 }
 
 
-class _Ready(NamedTuple):
+class Ready(NamedTuple):
     """A student as it is used."""
 
     student: Student
@@ -103,22 +103,22 @@ def measure(
 
 def _for_inference(
     run: Run, students: Mapping[str, AnyDistilled], teacher: EquilibriumModel
-) -> dict[str, _Ready]:
+) -> dict[str, Ready]:
     """Students as they are used: weights merged, and the paper's also with the solver behind."""
-    ready: dict[str, _Ready] = {}
+    ready: dict[str, Ready] = {}
     steps, recipes = run.recipe.evaluation.certify_steps, run.recipe.students
     for name, student in students.items():
         times = recipes[name].inference
         merged = student.merged() if isinstance(student, UntiedDEQ) else student
-        ready[name] = _Ready(merged, times)
+        ready[name] = Ready(merged, times)
         if isinstance(student, ConsistencyDEQ) and name.startswith("student-"):
             anchored = AnchoredDEQ(student, teacher, steps=steps)
-            ready[f"{name}-then-solver"] = _Ready(anchored, times)
+            ready[f"{name}-then-solver"] = Ready(anchored, times)
     return ready
 
 
 def _swept(
-    run: Run, teacher: EquilibriumModel, students: Mapping[str, _Ready], part: IndexedData
+    run: Run, teacher: EquilibriumModel, students: Mapping[str, Ready], part: IndexedData
 ) -> list[Measurement]:
     settings = run.recipe.evaluation
     methods = _methods(run, students)
@@ -138,7 +138,7 @@ def _swept(
         )
 
 
-def _methods(run: Run, students: Mapping[str, _Ready]) -> dict[str, Method]:
+def _methods(run: Run, students: Mapping[str, Ready]) -> dict[str, Method]:
     methods = {name: truncated(SOLVERS[name]) for name in run.recipe.evaluation.solvers}
     return methods | {name: distilled(*ready) for name, ready in students.items()}
 
@@ -146,7 +146,7 @@ def _methods(run: Run, students: Mapping[str, _Ready]) -> dict[str, Method]:
 def _costs(
     run: Run,
     teacher: EquilibriumModel,
-    students: Mapping[str, _Ready],
+    students: Mapping[str, Ready],
     few_step: Mapping[int, EquilibriumModel],
     part: IndexedData,
 ) -> Iterator[Measurement]:
@@ -186,7 +186,7 @@ def _cost_of_explicit(
 
 
 def _parameters(
-    teacher: EquilibriumModel, students: Mapping[str, _Ready], baselines: Baselines
+    teacher: EquilibriumModel, students: Mapping[str, Ready], baselines: Baselines
 ) -> Iterator[Measurement]:
     """The numbers that each model is made of, the head of what has none included."""
     head = _size(teacher) - _size(teacher.deq.cell)
@@ -216,7 +216,7 @@ def attained(swept: list[Measurement], metric: Metric) -> Iterator[Measurement]:
 
 
 def _certified(
-    run: Run, teacher: EquilibriumModel, students: Mapping[str, _Ready], part: IndexedData
+    run: Run, teacher: EquilibriumModel, students: Mapping[str, Ready], part: IndexedData
 ) -> Iterator[Measurement]:
     """What certified answers cost: by solvers alone, by students, and by one that is random."""
     settings = run.recipe.evaluation
@@ -247,7 +247,7 @@ def randomised(student: UntiedDEQ) -> UntiedDEQ:
 
 
 def _adaptive(
-    run: Run, teacher: EquilibriumModel, students: Mapping[str, _Ready], part: IndexedData
+    run: Run, teacher: EquilibriumModel, students: Mapping[str, Ready], part: IndexedData
 ) -> Iterator[Measurement]:
     """Students that stop by themselves, at a threshold that is always chosen on validation."""
     settings, metric = run.recipe.evaluation, run.recipe.metric

@@ -43,7 +43,7 @@ def evaluate(run: Run) -> Results:
         StoreError: When something in the folder was made with other settings.
     """
     recipe, teacher, path = run.recipe, run.teacher(), run.folder / RESULTS
-    students = _students(run, teacher)
+    students = trained_students(run, teacher)
     baselines = Baselines(few_step_models(run), explicit_models(run))
     stage = run.stage(
         "evaluation",
@@ -80,7 +80,7 @@ def _parts(run: Run, *names: str) -> Iterator[tuple[str, IndexedData]]:
     return ((name, getattr(run.data, name)) for name in names)
 
 
-def _students(run: Run, teacher: EquilibriumModel) -> dict[str, AnyDistilled]:
+def trained_students(run: Run, teacher: EquilibriumModel) -> dict[str, AnyDistilled]:
     """The finished ones."""
     students = run.recipe.students
     stages = {name: student_stage(run, name, teacher) for name in students}

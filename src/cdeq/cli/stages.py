@@ -26,6 +26,9 @@ from cdeq.training.plan import Plan
 from cdeq.training.processes import on_main
 from cdeq.training.teacher import FewStepObjective, TeacherObjective
 
+TOKENIZER = "tokenizer.json"
+"""What made numbers of the text that a teacher was trained on, in its folder."""
+
 SplitName: TypeAlias = Literal["train", "validation", "test"]
 
 
@@ -159,6 +162,8 @@ def train(run: Run) -> None:
     def conclude() -> None:
         judged = audit(model, probed, recipe.metric)
         model.save_pretrained(stage.folder)
+        if recipe.tokenizer is not None:
+            recipe.tokenizer.save(stage.folder / TOKENIZER)
         verdict = {"converges": judged.converges, "summary": judged.summary()}
         write_json(stage.folder / "audit.json", {**asdict(judged), **verdict})
         finish_stage(stage, {"seconds": seconds, **verdict})

@@ -243,11 +243,11 @@ def test_one_seed_twice_is_refused(finished: Path, tmp_path: Path) -> None:
 
 
 def test_settings_differ_key_by_key() -> None:
-    found = {"a": {"b": 1, "c": [1, 2]}, "d": None, "gone": 0}
+    found = {"a": {"b": 1, "c": [1, 2]}, "d": None, "gone": 0, "older": None}
     wanted = {"a": {"b": 1, "c": [1, 3]}, "d": "x", "new": True}
     assert list(differences(found, wanted)) == [
         "a.c was [1, 2], now [1, 3]",
-        "d was None, now x",
+        "d was unset, now x",
         "gone was 0, now unset",
         "new was unset, now True",
     ]

@@ -80,7 +80,7 @@ def test_every_model_is_scored_and_measured(finished: Path) -> None:
     assert nodes["teacher", None] < 1e-4 < nodes["picard", 1]
     for metric in ("time", "memory"):
         costs = table(finished, metric)
-        assert {*costs} == {*ITERATIVE, *CONVERGED[1:]}
+        assert {*costs} == {*ITERATIVE, *CONVERGED, ("few-step", 1), ("few-step", 3)}
         assert all(value > 0.0 for value in costs.values())
 
 
@@ -89,12 +89,15 @@ def test_products_are_those_of_each_method(finished: Path) -> None:
     expected: dict[tuple[str, int | None], float] = {
         (name, nfe): nfe * (2.0 if name == "ignn-solver" else 1.0) for name, nfe in ITERATIVE
     }
+    expected |= {("few-step", steps): float(steps) for steps in (1, 3)}
     expected |= {
         (name, None): float(round(model.products))
         for name, model in explicit_models(run_in(finished)).items()
         if model.products
     }
-    assert table(finished, "products") == expected
+    found = table(finished, "products")
+    assert found.pop(("teacher", None)) > 3.0
+    assert found == expected
     assert expected["gcnii", None] == expected["gcn", None] == 3.0
     assert ("gpm", None) not in expected
 

@@ -12,7 +12,8 @@ from cli.run import SOURCE, cdeq
 
 from cdeq import Anderson
 from cdeq.cli.commands import COMMANDS
-from cdeq.cli.keys import descriptions, key_lines
+from cdeq.cli.generating import Generate
+from cdeq.cli.keys import descriptions, has_no_key, key_lines
 from cdeq.cli.main import OTHER_COMMANDS
 from cdeq.cli.stages import Run
 from cdeq.recipes import RECIPES
@@ -21,7 +22,7 @@ from cdeq.training.plan import Plan
 
 each_recipe = pytest.mark.parametrize("name", RECIPES)
 
-LINES = {"demo": 700, "distill": 330, "explicit": 230}
+LINES = {"demo": 700, "distill": 330, "explicit": 260, "train": 140}
 """How long a help may be: of all keys, of three kinds of students, of four networks."""
 
 
@@ -74,10 +75,14 @@ def options(text: str) -> list[str]:
     return re.findall(r"^  (--\S+)", text, re.MULTILINE)
 
 
+OWN = set(options("\n".join(key_lines(Generate(), 80))))
+"""Keys of one command alone."""
+
+
 def test_help_shows_what_matters_and_demo_shows_all() -> None:
     shown = {command: set(options(cdeq(command, "digits", "--help").out)) for command in COMMANDS}
     for command, keys in shown.items():
-        assert {"--folder", "--fresh,"} <= keys <= shown["demo"], command
+        assert {"--folder", "--fresh,"} <= keys <= shown["demo"] | OWN, command
     assert "--teacher.plan.steps" in shown["train"]
     assert not any(key.startswith(("--student", "--few-step")) for key in shown["train"])
     assert {"--student.plan.steps", "--hyper.plan.steps", "--distil"} <= shown["distill"]
@@ -126,7 +131,7 @@ def leaves(settings: object, prefix: str = "") -> list[str]:
         value = getattr(settings, field.name)
         if is_dataclass(value):
             paths += leaves(value, f"{prefix}{field.name}.")
-        elif not callable(value):
+        elif not (callable(value) or has_no_key(settings, field.name)):
             paths.append(prefix + field.name)
     return paths
 
@@ -282,5 +287,5 @@ def test_only_the_fields_asked_for_are_listed() -> None:
         "--seed", "--evaluation.budgets", "--evaluation.reference-steps",
         "--evaluation.reference-tol", "--evaluation.certify-tol", "--evaluation.certify-steps",
         "--evaluation.solvers", "--evaluation.cost-budgets", "--evaluation.cost-rounds",
-        "--evaluation.splits", "--evaluation.batch-size",
+        "--evaluation.probed", "--evaluation.splits", "--evaluation.batch-size",
     ]  # fmt: skip

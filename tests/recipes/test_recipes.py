@@ -16,6 +16,8 @@ from cdeq.recipes.explicit import EXPLICIT
 from cdeq.recipes.graph import MODELS, GraphRecipe, Subgraphs
 from cdeq.recipes.graph_sets import GRAPHS, TEACHERS
 from cdeq.recipes.graph_sources import ChainsSource
+from cdeq.recipes.language import LanguageRecipe
+from cdeq.recipes.text_sources import DocumentationSource
 from cdeq.recipes.variants import VARIANTS, StudentName
 from cdeq.training.plan import Plan
 from cdeq.trajectories import Manifest
@@ -29,6 +31,9 @@ STAND_IN = ChainsSource(classes=3, per_class=10, length=6, features=12)
 
 def of_name(name: str) -> Recipe:
     recipe = RECIPES[name]()
+    if isinstance(recipe, LanguageRecipe):
+        network = replace(recipe.network, features=20, inner=8, cutoffs=(400,))
+        return replace(recipe, source=DocumentationSource(), network=network)
     return replace(recipe, source=STAND_IN) if isinstance(recipe, GraphRecipe) else recipe
 
 
@@ -46,7 +51,7 @@ def test_a_recipe_makes_a_model_that_takes_its_data(name: str) -> None:
     model, data = recipe.model(), recipe.data()
     batch = data.validation.take(torch.arange(min(5, len(data.validation))))
     with torch.no_grad():
-        scores = recipe.metric.score(model(batch), batch)
+        scores = recipe.metric.of(model)(model(batch), batch)
     assert scores.shape == (len(batch.nodes) if isinstance(batch, GraphBatch) else 5,)
     assert bool(scores.isfinite().all())
     assert recipe.metric.same is None or set(scores.tolist()) <= {0.0, 1.0}, "right or wrong"

@@ -29,6 +29,7 @@ from training.toys import (
 )
 
 from cdeq import Solution
+from cdeq.models.base import Batch
 from cdeq.training.engine import CHECKPOINT, fit, forget
 from cdeq.training.plan import Hardware, Plan
 from cdeq.training.stopping import Interrupted

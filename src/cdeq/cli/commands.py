@@ -105,6 +105,9 @@ class Command:
         return self.run.__doc__ or ""
 
 
+NETWORKS = ("gcn", "gat", "gcnii", "gpm", "transformer_xl", "tcn", "gated_conv", "qrnn")
+"""The keys of explicit networks, of all domains."""
+
 COMMANDS: Mapping[str, Command] = {
     "train": Command(train, ("seed", "network", "teacher", "hardware"), trains=True),
     "cache": Command(cache, ("trajectories",)),
@@ -116,9 +119,7 @@ COMMANDS: Mapping[str, Command] = {
     "baseline": Command(
         baseline, ("seed", "network", "few_step", "few_step_budgets", "hardware"), trains=True
     ),
-    "explicit": Command(
-        explicit, ("seed", "explicit", "gcn", "gat", "gcnii", "gpm", "hardware"), trains=True
-    ),
+    "explicit": Command(explicit, ("seed", "explicit", *NETWORKS, "hardware"), trains=True),
     "evaluate": Command(evaluate, ("evaluation",)),
     "generate": Command(generate, ("seed",), options=Generate()),
     "demo": Command(demo, (), trains=True),

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import fields, is_dataclass
 from textwrap import dedent, wrap
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 
 def key_lines(
@@ -34,7 +34,8 @@ def key_lines(
     """
     texts = dict(descriptions(type(settings)))
     names = [field.name for field in fields(settings) if only is None or field.name in only]
-    named = [(name, getattr(settings, name)) for name in names]
+    absent = {name for name in names if has_no_key(settings, name)}
+    named = [(name, getattr(settings, name)) for name in names if name not in absent]
     plain = [pair for pair in named if not (is_dataclass(pair[1]) or callable(pair[1]))]
     if plain:
         yield from ("", *wrap(title, width))
@@ -46,6 +47,14 @@ def key_lines(
             path = f"{prefix}{name}"
             title = f"{path.replace('_', '-')}: {texts.get(name, '')}"
             yield from key_lines(value, width, prefix=f"{path}.", title=title)
+
+
+def has_no_key(settings: Any, name: str) -> bool:  # noqa: ANN401
+    """Whether a field is nothing that can be typed: settings that are left out, or several."""
+    value, kinds = getattr(settings, name), get_args(get_type_hints(type(settings))[name])
+    if isinstance(value, tuple):
+        return any(map(is_dataclass, value))
+    return value is None and any(map(is_dataclass, kinds))
 
 
 def _option(prefix: str, name: str, value: Any) -> str:  # noqa: ANN401

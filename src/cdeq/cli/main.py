@@ -138,7 +138,8 @@ def _dispatch(given: list[str], console: Console) -> None:
         parts = tyro.cli(CombineOptions, prog="cdeq combine", args=given[1:])
         show(combined(_labelled(parts.results), parts.output), console)
     elif command in COMMANDS:
-        start(command, *_run(command, given[1:], console))
+        run, own = _run(command, given[1:], console)
+        start(command, run) if own is None else start(command, run, own)
     else:
         _unknown("command", command, [*COMMANDS, *OTHER_COMMANDS])
 

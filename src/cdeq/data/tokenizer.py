@@ -52,13 +52,15 @@ class Level(Protocol):
 class WordLevel:
     """Whole words, see `Vocabulary`.
 
+    Arguments:
+        least: How often a word has to be in the text, ≥ 1; rarer ones are `<unk>`.
+
     Example:
         >>> WordLevel(least=2).fit(["a b a\\n"]).decode([0, 1, 2])
         'a\\n<unk>'
     """
 
     least: int = 1
-    """How often a word has to be in the text, ≥ 1; rarer ones are `<unk>`."""
 
     def fit(self, texts: Iterable[str]) -> Vocabulary:
         """The words of a text."""
@@ -69,13 +71,15 @@ class WordLevel:
 class SubwordLevel:
     """Parts of words, see `Subwords`.
 
+    Arguments:
+        size: How many there are at most, ≥ 256.
+
     Example:
         >>> len(SubwordLevel(size=256).fit(["a b a\\n"]))
         256
     """
 
     size: int = 8192
-    """How many there are at most, ≥ 256."""
 
     def fit(self, texts: Iterable[str]) -> Subwords:
         """The subwords of a text."""

@@ -232,6 +232,10 @@ class BlendedObjective(Objective):
         parts |= {f"rollout_{name}": value for name, value in rollout.items() if name != "loss"}
         return {"loss": total, **parts}
 
+    def train(self, mode: bool = True) -> Self:
+        """Everything stays in evaluation mode, as in both parts."""
+        return super().train(False)
+
     def after_step(self) -> None:
         self.paper.after_step()
         self.rollout.after_step()

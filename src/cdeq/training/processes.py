@@ -2,8 +2,12 @@
 
 import os
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import torch
+
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+"""Whether this process is doing what only one may do."""
 
 
 def is_main() -> bool:
@@ -20,12 +24,18 @@ def on_main(work: Callable[[], object]) -> None:
     Raises:
         SystemExit: In the others, when the work failed; the one says why.
     """
+    if _ALONE.get():  # the others wait already
+        work()
+        return
     failure: Exception | None = None
     if is_main():
+        token = _ALONE.set(True)
         try:
             work()
         except Exception as error:  # raised below, once the others know
             failure = error
+        finally:
+            _ALONE.reset(token)
     succeeded = [failure is None]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.broadcast_object_list(succeeded, src=0)

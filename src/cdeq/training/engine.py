@@ -333,7 +333,8 @@ class _Loop:
             task = progress.add_task(label, total=self.plan.steps, completed=at.step, note="")
 
             def advance(loss: Tensor) -> None:
-                best = "" if at.score is None else f"  best {at.score:.4f}"
+                # where lower is better, what is watched is the number with its sign turned
+                best = "" if at.score is None else f"  best {abs(at.score):.4f}"
                 progress.update(task, advance=1, note=f"loss {float(loss.detach()):.4f}{best}")
 
             yield advance

@@ -59,7 +59,7 @@ def explicit(run: Run, name: str) -> None:
     settings = recipe.explicit_networks[name]
     torch.manual_seed(recipe.seed)
     model = recipe.explicit_model(name)
-    objective, data = settings.objective(model), recipe.explicit_data(name)
+    objective, data = settings.objective(model), recipe.explicit_data(name, run.data)
 
     def score() -> float:
         found = score_explicit(name, model, data.validation, recipe.metric)

@@ -96,7 +96,7 @@ def measure(
     for steps, model in baselines.few_step.items():
         yield score_few_step(model, steps, part, run.recipe.metric)
     for name, network in baselines.explicit.items():
-        own = getattr(run.recipe.explicit_data(name), split)
+        own = getattr(run.recipe.explicit_data(name, run.data), split)
         yield score_explicit(name, network, own, run.recipe.metric)
         yield from _cost_of_explicit(run, teacher, name, network, (probed, own))
 
@@ -279,7 +279,8 @@ def _adaptive(
 def _efforts(run: Run, students: Mapping[str, AnyDistilled]) -> Iterator[Measurement]:
     """What each student cost: parameters trained, and its time, with that of the trajectories it
     learned from, over the teacher's."""
-    whole, cached = _seconds(run.folder / "teacher"), _seconds(run.folder / "cache")
+    whole = _seconds(run.folder / "teacher")
+    cached = _seconds(run.folder / "cache") + _seconds(run.told_folder("train"))
     for name, student in students.items():
         trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
         yield Measurement(name, None, "parameters_trained", float(trained))

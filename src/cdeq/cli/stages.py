@@ -1,6 +1,7 @@
 """What the stages of a run share, and its first: train the teacher. A stage that is done already
 is skipped."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from cdeq.cli.run_folder import Stage, versions, write_json
+from cdeq.cli.run_folder import DONE, Stage, versions, write_json
 from cdeq.data.indexed import IndexedData
 from cdeq.errors import CDEQError
 from cdeq.evaluation.audit import audit
@@ -23,7 +24,7 @@ from cdeq.recipes.base import Splits
 from cdeq.training.engine import device_of, fit, forget
 from cdeq.training.objective import Objective
 from cdeq.training.plan import Plan
-from cdeq.training.processes import on_main
+from cdeq.training.processes import is_main, on_main
 from cdeq.training.teacher import FewStepObjective, TeacherObjective
 
 TOKENIZER = "tokenizer.json"
@@ -115,7 +116,8 @@ class Run:
     ) -> IndexedData:
         """A part of the data with what the teacher tells about each sample, where that is more
         than can be computed sample by sample."""
-        part, path = getattr(self.data, name), self.folder / "memory" / name
+        part, path = getattr(self.data, name), self.told_folder(name) / "states"
+        done, start = path.with_name(DONE), time.perf_counter()
         with Progress(console=self.console, transient=True) as progress:
             bar = progress.add_task(f"reading {name:<14}", total=None)
 
@@ -125,7 +127,13 @@ class Run:
             on_main(
                 lambda: self.recipe.told(part, teacher, path, samples=samples, advance=advance)
             )
-            return self.recipe.told(part, teacher, path, samples=samples)
+        if is_main() and path.exists() and not done.exists():
+            write_json(done, {"outcome": {"seconds": time.perf_counter() - start}})
+        return self.recipe.told(part, teacher, path, samples=samples)
+
+    def told_folder(self, name: SplitName) -> Path:
+        """Where what a teacher tells about a part of the data is kept."""
+        return self.folder / "memory" / name
 
 
 def teacher_stage(run: Run) -> Stage:

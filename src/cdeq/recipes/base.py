@@ -214,9 +214,9 @@ class Recipe(ABC):
         """
         raise CDEQError(f"this recipe has no explicit network {name!r}.")
 
-    def explicit_data(self, name: str) -> Splits:
-        """The data as an explicit network takes them."""
-        return self.data()
+    def explicit_data(self, name: str, data: Splits) -> Splits:
+        """The data in the form that an explicit network takes, from that of the teacher."""
+        return data
 
     @property
     def tokenizer(self) -> Tokenizer | None:

@@ -95,7 +95,7 @@ class LanguageRecipe(Recipe):
     def explicit_model(self, name: str) -> ExplicitLanguageModel:
         return self.explicit_networks[name].build(len(self.tokenizer))
 
-    def explicit_data(self, name: str) -> Splits:
+    def explicit_data(self, name: str, data: Splits) -> Splits:
         settings = self.explicit_networks[name]
         return self._splits(settings.plan.batch_size, past=settings.network.past)
 

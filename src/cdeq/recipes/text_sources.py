@@ -42,17 +42,19 @@ class TextSource:
         path: The text, or the training part of it.
         validation: The part to select on; None takes 5 % of the text.
         test: The part to report; None takes 5 % of the text.
-        level: Words, or subwords.
+        subwords: How many subwords to make of the text; None takes words seen twice.
     """
 
     path: Path = Path("text.txt")
     validation: Path | None = None
     test: Path | None = None
-    level: WordLevel | SubwordLevel = WordLevel(least=2)
+    subwords: int | None = None
 
     def load(self) -> Corpus:
         """Its three parts."""
-        return read_text(self.path, validation=self.validation, test=self.test, level=self.level)
+        words, size = WordLevel(least=2), self.subwords
+        level = words if size is None else SubwordLevel(size=size)
+        return read_text(self.path, validation=self.validation, test=self.test, level=level)
 
 
 @dataclass(frozen=True, kw_only=True)

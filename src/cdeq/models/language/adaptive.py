@@ -1,6 +1,7 @@
 """A vocabulary's vectors and the distribution over it, cheaper for rarer words."""
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -153,6 +154,35 @@ def _wide(scores: Tensor) -> Tensor:
 
 def _divergence(given: Tensor, wanted: Tensor) -> Tensor:
     return F.kl_div(given, wanted, log_target=True, reduction="none").sum(-1)
+
+
+class Words(Protocol):
+    """What a specification says of its vocabulary; None is read off the data by who has it."""
+
+    @property
+    def vocabulary(self) -> int | None: ...
+    @property
+    def features(self) -> int: ...
+    @property
+    def cutoffs(self) -> tuple[int, ...]: ...
+    @property
+    def shrink(self) -> int: ...
+
+
+def vocabulary_of(spec: Words) -> AdaptiveVocabulary:
+    """The tied vocabulary of a language model, which none can be built without.
+
+    Raises:
+        ValueError: When its size has been left to the data.
+    """
+    if spec.vocabulary is None:
+        raise ValueError(
+            "a model is built for a known `vocabulary`; got a specification that leaves it to the "
+            "data: fill it in with `dataclasses.replace`."
+        )
+    return AdaptiveVocabulary(
+        spec.vocabulary, spec.features, cutoffs=spec.cutoffs, shrink=spec.shrink
+    )
 
 
 def require_cutoffs(size: int, features: int, cutoffs: Sequence[int], shrink: int) -> None:

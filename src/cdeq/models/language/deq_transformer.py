@@ -12,7 +12,7 @@ from cdeq.core.deq import DEQ
 from cdeq.core.readout import LinearReadout
 from cdeq.core.solvers import Anderson, Broyden, Picard
 from cdeq.models.base import EquilibriumModel, Memory
-from cdeq.models.language.adaptive import AdaptiveVocabulary, require_cutoffs
+from cdeq.models.language.adaptive import require_cutoffs, vocabulary_of
 from cdeq.models.language.batch import LanguageBatch, require_known
 from cdeq.models.language.cell import LanguageContext, Norm, TransformerCell
 from cdeq.models.language.initializer import CausalInitializer
@@ -107,15 +107,8 @@ class DEQTransformer(EquilibriumModel):
 
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
-        if spec.vocabulary is None:
-            raise ValueError(
-                "a model is built for a known `vocabulary`; got a specification that leaves it to "
-                "the data: fill it in with `dataclasses.replace`."
-            )
         self.spec = spec
-        self.vocabulary = AdaptiveVocabulary(
-            spec.vocabulary, spec.features, cutoffs=spec.cutoffs, shrink=spec.shrink
-        )
+        self.vocabulary = vocabulary_of(spec)
         cell = TransformerCell(
             spec.features, spec.heads, spec.inner, norm=spec.norm, dropout=spec.dropout
         )

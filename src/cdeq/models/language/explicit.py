@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cdeq.models.base import Memory
-from cdeq.models.language.adaptive import AdaptiveVocabulary, require_cutoffs
+from cdeq.models.language.adaptive import require_cutoffs, vocabulary_of
 from cdeq.models.language.batch import LanguageBatch, require_known
 from cdeq.models.repeatable import dropout_mask, masked
 from cdeq.pretrained import Pretrained
@@ -101,15 +101,8 @@ class ExplicitLanguageModel(Pretrained, ABC):
 
     def __init__(self, spec: ExplicitSpec) -> None:
         super().__init__()
-        if spec.vocabulary is None:
-            raise ValueError(
-                "a model is built for a known `vocabulary`; got a specification that leaves it to "
-                "the data: fill it in with `dataclasses.replace`."
-            )
         self.spec = spec
-        self.vocabulary = AdaptiveVocabulary(
-            spec.vocabulary, spec.features, cutoffs=spec.cutoffs, shrink=spec.shrink
-        )
+        self.vocabulary = vocabulary_of(spec)
 
     @abstractmethod
     def run(self, batch: LanguageBatch) -> Answer:

@@ -13,7 +13,7 @@ from models.language.contracting import contracting
 from rich.console import Console
 
 from cdeq import AnchoredDEQ, ConsistencyDEQ, ExponentialSchedule, UntiedDEQ, refine
-from cdeq.cli import generating
+from cdeq.cli import bars
 from cdeq.cli.generating import STARTS, Generate, Ready, StartName, Written, generate
 from cdeq.consistency.increments import LowRank
 from cdeq.data.subwords import Subwords
@@ -224,7 +224,7 @@ def test_marks_in_a_text_are_text() -> None:
 def test_a_bar_is_for_those_who_wait(
     patience: float, shown: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generating, "PATIENCE", patience)
+    monkeypatch.setattr(bars, "PATIENCE", patience)
     said, teacher = Said(force_terminal=True), contracting()
     generate(OPTIONS, teacher, {}, VOCABULARY, said.console)
     assert ("%" in said.text) == shown

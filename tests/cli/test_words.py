@@ -15,6 +15,7 @@ from cdeq.cli.commands import COMMANDS
 from cdeq.cli.generating import Generate
 from cdeq.cli.keys import descriptions, has_no_key, key_lines
 from cdeq.cli.main import OTHER_COMMANDS
+from cdeq.cli.predicting import Predict
 from cdeq.cli.stages import Run
 from cdeq.recipes import RECIPES
 from cdeq.recipes.explicit import EXPLICIT
@@ -22,7 +23,7 @@ from cdeq.training.plan import Plan
 
 each_recipe = pytest.mark.parametrize("name", RECIPES)
 
-LINES = {"demo": 700, "distill": 330, "explicit": 260, "train": 140}
+LINES = {"demo": 700, "distill": 330, "explicit": 260, "train": 200}
 """How long a help may be: of all keys, of three kinds of students, of four networks."""
 
 
@@ -75,7 +76,7 @@ def options(text: str) -> list[str]:
     return re.findall(r"^  (--\S+)", text, re.MULTILINE)
 
 
-OWN = set(options("\n".join(key_lines(Generate(), 80))))
+OWN = {key for own in (Generate(), Predict()) for key in options("\n".join(key_lines(own, 80)))}
 """Keys of one command alone."""
 
 

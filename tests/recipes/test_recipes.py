@@ -16,6 +16,8 @@ from cdeq.recipes.explicit import EXPLICIT
 from cdeq.recipes.graph import MODELS, GraphRecipe, Subgraphs
 from cdeq.recipes.graph_sets import GRAPHS, TEACHERS
 from cdeq.recipes.graph_sources import ChainsSource
+from cdeq.recipes.image import ImageRecipe
+from cdeq.recipes.image_sources import DigitsSource
 from cdeq.recipes.language import LanguageRecipe
 from cdeq.recipes.text_sources import DocumentationSource
 from cdeq.recipes.variants import VARIANTS, StudentName
@@ -34,6 +36,10 @@ def of_name(name: str) -> Recipe:
     if isinstance(recipe, LanguageRecipe):
         network = replace(recipe.network, features=20, inner=8, cutoffs=(400,))
         return replace(recipe, source=DocumentationSource(), network=network)
+    if isinstance(recipe, ImageRecipe):
+        narrow = {"channels": (8, 8), "head": (2, 2), "strides": (1,), "features": 8}
+        network = replace(recipe.network, groups=2, **narrow)
+        return replace(recipe, source=DigitsSource(limit=40), network=network)
     return replace(recipe, source=STAND_IN) if isinstance(recipe, GraphRecipe) else recipe
 
 

@@ -2,16 +2,24 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from cdeq.cli import baselines, distilling, generating, scoring, stages
+from cdeq.cli import baselines, distilling, generating, predicting, scoring, stages
 from cdeq.cli.generating import Generate
 from cdeq.cli.measuring import Ready
+from cdeq.cli.predicting import Predict
 from cdeq.cli.stages import TOKENIZER, Run, teacher_stage
 from cdeq.data.tokenizer import load_tokenizer
 from cdeq.errors import CDEQError
+from cdeq.models.base import EquilibriumModel
 from cdeq.models.language.deq_transformer import DEQTransformer
+from cdeq.models.vision.mdeq import MDEQ
+from cdeq.recipes.image import ImageRecipe
 from cdeq.training.engine import launch
 from cdeq.training.processes import on_main, part
+
+Options: TypeAlias = Generate | Predict
+"""What commands can be told besides a recipe."""
 
 
 def train(run: Run) -> None:
@@ -56,14 +64,30 @@ def generate(run: Run, options: Generate) -> None:
         raise CDEQError(f"texts are what language models go on with; {run.name} trains none.")
     teacher = run.teacher()
     assert isinstance(teacher, DEQTransformer)
-    students = {
-        name: Ready(student, run.recipe.students[name].inference)
-        for name, student in scoring.trained_students(run, teacher).items()
-    }
+    students = _students(run, teacher)
     made_with = load_tokenizer(teacher_stage(run).folder / TOKENIZER)
     generating.generate(
         options, teacher, students, tokenizer, run.console, vocabulary=made_with.digest()
     )
+
+
+def predict(run: Run, options: Predict) -> None:
+    """Say what image files show, as the teacher or students have it."""
+    recipe = run.recipe
+    if not isinstance(recipe, ImageRecipe):
+        raise CDEQError(f"files of images are what MDEQ classifies; {run.name} trains another.")
+    teacher = run.teacher()
+    assert isinstance(teacher, MDEQ)
+    students, framing = _students(run, teacher), recipe.images.framing
+    predicting.predict(options, teacher, students, recipe.classes, framing, run.console)
+
+
+def _students(run: Run, teacher: EquilibriumModel) -> dict[str, Ready]:
+    """The finished ones, as they are used."""
+    return {
+        name: Ready(student, run.recipe.students[name].inference)
+        for name, student in scoring.trained_students(run, teacher).items()
+    }
 
 
 def demo(run: Run) -> None:
@@ -97,7 +121,7 @@ class Command:
     run: Callable[..., None]
     keys: tuple[str, ...]
     trains: bool = False
-    options: Generate | None = None
+    options: Options | None = None
 
     @property
     def summary(self) -> str:
@@ -105,11 +129,17 @@ class Command:
         return self.run.__doc__ or ""
 
 
-NETWORKS = ("gcn", "gat", "gcnii", "gpm", "transformer_xl", "tcn", "gated_conv", "qrnn")
+NETWORKS = (
+    *("gcn", "gat", "gcnii", "gpm"),
+    *("transformer_xl", "tcn", "gated_conv", "qrnn"),
+    *("alexnet", "bn_inception", "hrnet"),
+)
 """The keys of explicit networks, of all domains."""
 
 COMMANDS: Mapping[str, Command] = {
-    "train": Command(train, ("seed", "network", "teacher", "hardware"), trains=True),
+    "train": Command(
+        train, ("seed", "source", "network", "teacher", "augmentation", "hardware"), trains=True
+    ),
     "cache": Command(cache, ("trajectories",)),
     "distill": Command(
         distill,
@@ -122,12 +152,13 @@ COMMANDS: Mapping[str, Command] = {
     "explicit": Command(explicit, ("seed", "explicit", *NETWORKS, "hardware"), trains=True),
     "evaluate": Command(evaluate, ("evaluation",)),
     "generate": Command(generate, ("seed",), options=Generate()),
+    "predict": Command(predict, ("seed",), options=Predict()),
     "demo": Command(demo, (), trains=True),
 }
 """By name."""
 
 
-def start(name: str, run: Run, options: Generate | None = None) -> None:
+def start(name: str, run: Run, options: Options | None = None) -> None:
     """Do what the command says."""
     command = COMMANDS[name]
     if command.trains:

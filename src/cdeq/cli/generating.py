@@ -1,9 +1,9 @@
 """`cdeq generate`: a prompt goes on, as the teacher has it and as its students have it."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple, TypeAlias, TypeVar
 import torch
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
+from cdeq.cli.bars import patient_bar
 from cdeq.cli.measuring import Ready
 from cdeq.cli.prompting import encoded, judge_length, legible, prompt_text, require_vocabulary, say
 from cdeq.consistency.refine import Student, refine
@@ -37,8 +37,6 @@ from cdeq.models.language.generation import (
 from cdeq.models.language.reading import Answerer, read, solved, stepped
 from cdeq.training.plan import require_count
 
-PATIENCE = 2.0
-"""Seconds after which a bar shows how far things are."""
 SHOWN = 60
 """Tokens of the prompt that are shown again, the last ones."""
 
@@ -149,7 +147,8 @@ def generate(
     judge_length(model, prompt.shape[1], console, refuse=options.refuse_long)
     written = {}
     for name, writer in writers.items():
-        with _bar(console, name) as advance:
+        with patient_bar(console) as progress:
+            advance = partial(progress, name)
             written[name] = _written(options, model, prompt, writer, length, advance)
     _show(options, tokenizer, prompt[0].tolist(), written, console)
     return written
@@ -211,7 +210,7 @@ def _written(
     prompt: Tensor,
     writer: _Writer,
     length: int,
-    advance: Callable[[int, int], None],
+    advance: Callable[[int, int], object],
 ) -> Written:
     """How somebody goes on."""
     first, last, answer = prompt[:, :-1], prompt[:, -1:], writer.answer
@@ -237,24 +236,6 @@ def _written(
         advance(parts - options.tokens + len(ids), parts)
     speed = len(ids) / (perf_counter() - began)
     return Written(ids, evaluations / len(ids), speed, reading.evaluations, missed)
-
-
-@contextmanager
-def _bar(console: Console, label: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar that shows up when it is worth it; gives what is to be told of progress."""
-    progress, began = Progress(console=console, transient=True), perf_counter()
-    task = progress.add_task(f"{label:<22}", total=None)
-
-    def advance(done: int, total: int) -> None:
-        progress.update(task, completed=done, total=total)
-        if perf_counter() - began > PATIENCE:
-            progress.start()
-
-    try:
-        yield advance
-    finally:
-        if progress.live.is_started:
-            progress.stop()
 
 
 def _show(

@@ -7,6 +7,11 @@ from dataclasses import fields, is_dataclass
 from textwrap import dedent, wrap
 from typing import Any, get_args, get_type_hints
 
+import tyro
+
+POSITIONAL = get_args(tyro.conf.Positional[int])[1]
+"""What marks a field that is typed without a key."""
+
 
 def key_lines(
     settings: Any,  # noqa: ANN401 - any dataclass
@@ -50,11 +55,20 @@ def key_lines(
 
 
 def has_no_key(settings: Any, name: str) -> bool:  # noqa: ANN401
-    """Whether a field is nothing that can be typed: settings that are left out, or several."""
+    """Whether a field is nothing that can be typed with a key: settings that are left out, or
+    several; or what stands without one."""
     value, kinds = getattr(settings, name), get_args(get_type_hints(type(settings))[name])
+    if name in positionals(settings):
+        return True
     if isinstance(value, tuple):
         return any(map(is_dataclass, value))
     return value is None and any(map(is_dataclass, kinds))
+
+
+def positionals(settings: Any) -> list[str]:  # noqa: ANN401
+    """The fields that are typed without a key."""
+    hints = get_type_hints(type(settings), include_extras=True)
+    return [field.name for field in fields(settings) if POSITIONAL in get_args(hints[field.name])]
 
 
 def _option(prefix: str, name: str, value: Any) -> str:  # noqa: ANN401

@@ -12,9 +12,8 @@ from typing import Annotated, Any, NoReturn, cast
 import tyro
 from rich.console import Console
 
-from cdeq.cli.commands import COMMANDS, start
-from cdeq.cli.generating import Generate
-from cdeq.cli.keys import key_lines
+from cdeq.cli.commands import COMMANDS, Options, start
+from cdeq.cli.keys import key_lines, positionals
 from cdeq.cli.scoring import combined, compare, report, show
 from cdeq.cli.stages import Run
 from cdeq.errors import CDEQError
@@ -159,7 +158,7 @@ def _labelled(pairs: Sequence[str]) -> dict[str, Path]:
     return {label: Path(file) for label, _, file in split}
 
 
-def _run(command: str, given: list[str], console: Console) -> tuple[Run, Generate | None]:
+def _run(command: str, given: list[str], console: Console) -> tuple[Run, Options | None]:
     """The run that `cdeq COMMAND RECIPE --key value …` describes, and options of its own."""
     if not given or given[0] in ("-h", "--help"):
         _print(console, _command_help(command, console.width))
@@ -231,12 +230,14 @@ def _recipe_help(
     command: str, name: str, options: RunOptions, recipe: Recipe, width: int
 ) -> Iterator[str]:
     wanted = COMMANDS[command].keys or tuple(f.name for f in fields(recipe))
-    yield f"usage: cdeq {command} {name} [--key value …]"
+    own = COMMANDS[command].options
+    placed = "" if own is None else "".join(f" {n.upper()}…" for n in positionals(own))
+    yield f"usage: cdeq {command} {name}{placed} [--key value …]"
     yield from ("", COMMANDS[command].summary)
     yield from wrap(f"{name}: {RECIPES[name].__doc__}", width)
     yield from key_lines(options, width)
-    if COMMANDS[command].options is not None:
-        yield from key_lines(COMMANDS[command].options, width)
+    if own is not None:
+        yield from key_lines(own, width)
     yield from key_lines(recipe, width, only=wanted)
     if COMMANDS[command].keys:
         about = (

@@ -81,9 +81,7 @@ def measure(
         part: What to measure on.
     """
     ready = _for_inference(run, students, teacher)
-    swept = _swept(run, teacher, ready, part)
-    yield from swept
-    yield from attained(swept, run.recipe.metric)
+    yield from _scores(run, teacher, ready, part)
     choosing = part is run.data.validation
     split: SplitName = "validation" if choosing else "test"
     probed = run.told(split, teacher, run.recipe.evaluation.probed)
@@ -93,12 +91,53 @@ def measure(
     yield from _costs(run, teacher, ready, baselines.few_step, probed)
     yield from _efforts(run, students)
     yield from _parameters(teacher, ready, baselines)
-    for steps, model in baselines.few_step.items():
-        yield score_few_step(model, steps, part, run.recipe.metric)
+    own = {
+        name: getattr(run.recipe.explicit_data(name, run.data), split)
+        for name in baselines.explicit
+    }
+    yield from _baseline_scores(run, baselines, part, own)
     for name, network in baselines.explicit.items():
-        own = getattr(run.recipe.explicit_data(name, run.data), split)
-        yield score_explicit(name, network, own, run.recipe.metric)
-        yield from _cost_of_explicit(run, teacher, name, network, (probed, own))
+        yield from _cost_of_explicit(run, teacher, name, network, (probed, own[name]))
+
+
+def measure_scores(
+    run: Run,
+    teacher: EquilibriumModel,
+    students: Mapping[str, AnyDistilled],
+    baselines: Baselines,
+    part: IndexedData,
+) -> Iterator[Measurement]:
+    """Scores alone, on data that are no part of the recipe's three.
+
+    Arguments:
+        run: Its recipe says at which budgets.
+        teacher: The teacher.
+        students: By name.
+        baselines: What was trained on labels.
+        part: What to measure on.
+    """
+    yield from _scores(run, teacher, _for_inference(run, students, teacher), part)
+    yield from _baseline_scores(run, baselines, part, dict.fromkeys(baselines.explicit, part))
+
+
+def _scores(
+    run: Run, teacher: EquilibriumModel, students: Mapping[str, Ready], part: IndexedData
+) -> Iterator[Measurement]:
+    """Of the teacher, its solvers and its students."""
+    swept = _swept(run, teacher, students, part)
+    yield from swept
+    yield from attained(swept, run.recipe.metric)
+
+
+def _baseline_scores(
+    run: Run, baselines: Baselines, part: IndexedData, own: Mapping[str, IndexedData]
+) -> Iterator[Measurement]:
+    """Of what was trained on labels; explicit networks take data of their own form."""
+    for metric in (run.recipe.metric, *run.recipe.further_metrics):
+        for steps, model in baselines.few_step.items():
+            yield score_few_step(model, steps, part, metric)
+        for name, network in baselines.explicit.items():
+            yield score_explicit(name, network, own[name], metric)
 
 
 def _for_inference(
@@ -135,6 +174,7 @@ def _swept(
             reference_tol=settings.reference_tol,
             batch_size=settings.batch_size,
             advance=lambda: progress.advance(bar),
+            also=run.recipe.further_metrics,
         )
 
 

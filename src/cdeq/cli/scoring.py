@@ -10,14 +10,14 @@ from rich.markup import escape
 from cdeq.atomic import write_atomic
 from cdeq.cli.baselines import explicit_models, few_step_models
 from cdeq.cli.distilling import student_stage
-from cdeq.cli.measuring import Baselines, measure
+from cdeq.cli.measuring import Baselines, measure, measure_scores
 from cdeq.cli.run_folder import DONE, versions
 from cdeq.cli.stages import Run
 from cdeq.data.indexed import IndexedData
 from cdeq.digest import digest_of
 from cdeq.errors import CDEQError
 from cdeq.models.base import EquilibriumModel
-from cdeq.recipes.base import Splits
+from cdeq.recipes.base import Recipe, Splits
 from cdeq.recipes.variants import AnyDistilled
 from cdeq.report import (
     Results,
@@ -50,6 +50,7 @@ def evaluate(run: Run) -> Results:
         evaluation=recipe.evaluation,
         inference=recipe.student.inference,
         data={name: recipe.data_digest(part) for name, part in _parts(run, *Splits._fields[1:])},
+        further=_further(recipe) or None,
     )
     named = {"teacher": teacher, **students, **baselines.named()}
     done = {"models": {name: digest_of(model) for name, model in named.items()}}
@@ -61,6 +62,10 @@ def evaluate(run: Run) -> Results:
         Row(model, nfe, metric, name, value, None, (recipe.seed,))
         for name, part in _parts(run, *recipe.evaluation.splits)
         for model, nfe, metric, value in measure(run, teacher, students, baselines, part)
+    ] + [
+        Row(model, nfe, metric, name, value, None, (recipe.seed,))
+        for name, part in recipe.further_data().items()
+        for model, nfe, metric, value in measure_scores(run, teacher, students, baselines, part)
     ]
     results = Results(
         task=recipe.task,
@@ -73,6 +78,11 @@ def evaluate(run: Run) -> Results:
     results.save(path)
     stage.finish(done)
     return results
+
+
+def _further(recipe: Recipe) -> dict[str, str]:
+    """Fingerprints of what is reported on besides."""
+    return {name: recipe.data_digest(part) for name, part in recipe.further_data().items()}
 
 
 def _parts(run: Run, *names: str) -> Iterator[tuple[str, IndexedData]]:

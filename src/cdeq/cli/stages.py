@@ -3,15 +3,15 @@ is skipped."""
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 
+from cdeq.cli.bars import patient_bar
 from cdeq.cli.run_folder import DONE, Stage, versions, write_json
 from cdeq.data.indexed import IndexedData
 from cdeq.errors import CDEQError
@@ -56,6 +56,8 @@ class Run:
     @cached_property
     def data(self) -> Splits:
         """The data in its three parts."""
+        with patient_bar(self.console) as progress:
+            self.recipe.prepare(progress)
         return self.recipe.data()
 
     def stage(self, name: str, **settings: object) -> Stage:
@@ -75,6 +77,9 @@ class Run:
             settings: What decides its outcome besides.
         """
         recipe, data = self.recipe, {"train": self.recipe.data_digest(self.data.train)}
+        changed = recipe.augment()
+        if is_dataclass(changed):  # a function has no settings
+            settings |= {"augmentation": changed}
         if plan.validate_every:
             data |= {"validation": recipe.data_digest(self.data.validation)}
             settings |= watched
@@ -118,12 +123,8 @@ class Run:
         than can be computed sample by sample."""
         part, path = getattr(self.data, name), self.told_folder(name) / "states"
         done, start = path.with_name(DONE), time.perf_counter()
-        with Progress(console=self.console, transient=True) as progress:
-            bar = progress.add_task(f"reading {name:<14}", total=None)
-
-            def advance(done: int, total: int) -> None:
-                progress.update(bar, completed=done, total=total)
-
+        with patient_bar(self.console) as progress:
+            advance = partial(progress, f"reading {name}")
             on_main(
                 lambda: self.recipe.told(part, teacher, path, samples=samples, advance=advance)
             )
@@ -151,6 +152,8 @@ def train(run: Run) -> None:
         said = f"Teacher: already trained in {stage.folder}.\n{done['summary']}"
         run.console.print(said, highlight=False, soft_wrap=True)
         return
+    for remark in recipe.remarks:
+        run.console.print(remark, highlight=False, markup=False, soft_wrap=True)
     torch.manual_seed(recipe.seed)
     model = recipe.model()
     seconds = pretrain(run, model)

@@ -63,7 +63,7 @@ def remembered(
     *,
     identity: str,
     samples: int | None = None,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    advance: Callable[[int, int], object] = lambda done, total: None,
 ) -> RememberedStreams:
     """The text with the memories of a teacher that reads it from the beginning.
 

@@ -13,9 +13,13 @@ from cdeq.models.base import Batch
 from cdeq.models.graph.batch import GraphBatch
 from cdeq.models.graph.explicit import ExplicitModel
 from cdeq.models.language.explicit import ExplicitLanguageModel
+from cdeq.models.vision.explicit import ExplicitImageModel
 
-AnyExplicit: TypeAlias = ExplicitModel | ExplicitLanguageModel
+AnyExplicit: TypeAlias = ExplicitModel | ExplicitLanguageModel | ExplicitImageModel
 """A network of finitely many layers, of any domain."""
+
+IMAGES = 256
+"""Images that are answered at once."""
 
 
 @torch.no_grad()
@@ -31,11 +35,21 @@ def score_explicit(
         metric: The task's score.
     """
     model.eval()
-    of_text = isinstance(model, ExplicitLanguageModel)
-    answers = _of_text(model, data) if of_text else _of_nodes(model, data)
     score = metric.of(model)
-    scores = torch.cat([score(output, batch) for output, batch in answers])
+    scores = torch.cat([score(output, batch) for output, batch in _answers(model, data)])
     return Measurement(name, None, metric.name, float(metric.finish(scores.double().mean())))
+
+
+def _answers(model: AnyExplicit, data: IndexedData) -> Iterator[tuple[Tensor, Batch]]:
+    if isinstance(model, ExplicitLanguageModel):
+        return _of_text(model, data)
+    return _of_nodes(model, data) if isinstance(model, ExplicitModel) else _of_images(model, data)
+
+
+def _of_images(model: ExplicitImageModel, data: IndexedData) -> Iterator[tuple[Tensor, Batch]]:
+    """Batch after batch."""
+    for batch in batches(data, IMAGES, model.device):
+        yield model(batch), batch
 
 
 def _of_text(model: ExplicitLanguageModel, data: IndexedData) -> Iterator[tuple[Tensor, Batch]]:

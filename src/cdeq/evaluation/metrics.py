@@ -74,7 +74,20 @@ def same_class(output: Tensor, other: Tensor) -> Bool[Tensor, " b"]:
     return output.argmax(1) == other.argmax(1)
 
 
+def among_five(output: Tensor, batch: ImageBatch) -> PerSample:
+    """1 where the label's logit is among the five largest, 0 elsewhere.
+
+    Example:
+        >>> logits = torch.arange(6.0).expand(2, 6)
+        >>> among_five(logits, ImageBatch(torch.zeros(2, 1, 1, 1), torch.tensor([0, 1])))
+        tensor([0., 1.])
+    """
+    likeliest = output.topk(min(5, output.shape[1]), dim=1).indices
+    return (likeliest == batch.label.unsqueeze(1)).any(1).to(output.dtype)
+
+
 ACCURACY = Metric("accuracy", correct, same=same_class)
+TOP5_ACCURACY = Metric("accuracy_top5", among_five)
 
 
 def correct_nodes(output: Tensor, batch: GraphBatch) -> Float[Tensor, " s"]:

@@ -85,11 +85,13 @@ class _Samples:
     def add(self, key: tuple[str, int | None, str], values: Tensor) -> None:
         self.parts.setdefault(key, []).append(values.flatten().cpu())
 
-    def finish(self, metric: Metric) -> Iterator[Measurement]:
-        """Means of the task metric, medians of everything else."""
+    def finish(self, *metrics: Metric) -> Iterator[Measurement]:
+        """Means of the task's metrics, medians of everything else."""
+        finishes = {metric.name: metric.finish for metric in metrics}
         for (model, nfe, name), parts in self.parts.items():
             values = torch.cat(parts).double()
-            value = metric.finish(values.mean()) if name == metric.name else _median(values)
+            finish = finishes.get(name)
+            value = _median(values) if finish is None else finish(values.mean())
             yield Measurement(model, nfe, name, float(value))
 
 
@@ -111,14 +113,14 @@ def sweep(
     reference_tol: float | None = 1e-6,
     batch_size: int = 512,
     advance: Callable[[], None] = lambda: None,
+    also: Sequence[Metric] = (),
 ) -> list[Measurement]:
     """Score every method at every budget against the teacher's equilibrium.
 
-    Three numbers a method and a budget: the mean of the task metric over samples, the median of
-    the relative error to z*, and the median of the relative residual of the *teacher's* equation
-    (whose evaluation is not counted: it is measurement, not inference). Medians, because a few
-    samples far from their equilibrium would be all that a mean shows; a sample that is NaN makes
-    them NaN. The teacher's own row is the equilibrium z*, found by Anderson.
+    A method has at each budget the mean of the task metric, and medians of the relative error to
+    z* and of the relative residual of the *teacher's* equation (whose evaluation is measurement,
+    and not counted): a few samples far from their equilibrium would be all that a mean shows.
+    Where one is NaN, so are they. The teacher's own row is z*, found by Anderson.
 
     Where samples go on from one another (`OrderedData`), each method at each budget remembers its
     own answers, and its error is to the z* that the teacher finds with memories of its own.
@@ -133,9 +135,10 @@ def sweep(
         reference_tol: Its tolerance; None spends the budget.
         batch_size: Samples at a time.
         advance: Called after each method on each batch.
+        also: More scores of the same answers.
     """
     model.eval()
-    samples, score, batched = _Samples(), metric.of(model), model.deq.batched
+    samples, metrics, batched = _Samples(), (metric, *also), model.deq.batched
     ordered, memory = isinstance(data, OrderedData), None
     memories = {name: _Memories() for name in methods}
     for batch in batches(data, batch_size, model.device):
@@ -143,7 +146,9 @@ def sweep(
         exact = _equilibrium(model, x, reference_steps, reference_tol)
 
         def look(name: str, nfe: int | None, z: State, x: Context, batch: Batch = batch) -> None:
-            samples.add((name, nfe, metric.name), score(model.decode(z, x), batch))
+            output = model.decode(z, x)
+            for each in metrics:
+                samples.add((name, nfe, each.name), each.of(model)(output, batch))
             for kind, residual in residuals(model.bind(x), z, batched=batched):
                 samples.add((name, nfe, kind), residual)
 
@@ -156,7 +161,7 @@ def sweep(
                 error = relative_error(z, exact, batched=batched)
                 samples.add((name, nfe, "relative_error"), error)
             advance()
-    return list(samples.finish(metric))
+    return list(samples.finish(*metrics))
 
 
 def _equilibrium(model: EquilibriumModel, x: Context, steps: int, tol: float | None) -> State:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from cdeq.core.solvers import Anderson
 from cdeq.data.indexed import FirstSamples, IndexedData
+from cdeq.data.lines import Progress
 from cdeq.data.tokenizer import Tokenizer
 from cdeq.errors import CDEQError
 from cdeq.evaluation.explicit import AnyExplicit
@@ -229,6 +230,11 @@ class Recipe(ABC):
         """The task's score."""
 
     @property
+    def further_metrics(self) -> tuple[Metric, ...]:
+        """More scores of the same answers."""
+        return ()
+
+    @property
     def task(self) -> str:
         """What the results are about, for result files."""
         return "classification"
@@ -241,9 +247,26 @@ class Recipe(ABC):
     def read_model(self, folder: str) -> EquilibriumModel:
         """The teacher that was saved in a folder."""
 
+    def prepare(self, progress: Progress) -> None:
+        """Make what `data` reads, where that takes long the first time and nobody has yet.
+
+        Arguments:
+            progress: Told of what is being done, how much is done, and how much there is.
+        """
+        return
+
     @abstractmethod
     def data(self) -> Splits:
         """The data in its three parts."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What there is to say about the data, such as what was left out of them."""
+        return ()
+
+    def further_data(self) -> Mapping[str, IndexedData]:
+        """More sets to report scores on, by name."""
+        return {}
 
     def told(
         self,
@@ -252,7 +275,7 @@ class Recipe(ABC):
         path: Path,
         *,
         samples: int | None = None,
-        advance: Callable[[int, int], None] = lambda done, total: None,
+        advance: Callable[[int, int], object] = lambda done, total: None,
     ) -> IndexedData:
         """A part of the data with all that the teacher tells about each sample, where samples go
         on from one another; else the part itself.

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from cdeq.data.corpus import Corpus
 from cdeq.data.indexed import IndexedData
+from cdeq.data.lines import Progress
 from cdeq.data.remembered import RememberedStreams, remembered
 from cdeq.data.streams import Streams
 from cdeq.data.tokenizer import Tokenizer
@@ -85,6 +86,9 @@ class LanguageRecipe(Recipe):
     def read_model(self, folder: str) -> EquilibriumModel:
         return DEQTransformer.from_pretrained(folder)
 
+    def prepare(self, progress: Progress) -> None:
+        loaded(self.source, progress)
+
     def data(self) -> Splits:
         return self._splits(self.teacher.plan.batch_size, past=self.network.memory)
 
@@ -106,7 +110,7 @@ class LanguageRecipe(Recipe):
         path: Path,
         *,
         samples: int | None = None,
-        advance: Callable[[int, int], None] = lambda done, total: None,
+        advance: Callable[[int, int], object] = lambda done, total: None,
     ) -> RememberedStreams:
         assert isinstance(part, Streams)
         return remembered(

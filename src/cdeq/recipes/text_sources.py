@@ -1,16 +1,17 @@
 """Where a recipe's text comes from: files that are named, or Python's own documentation."""
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
 from cdeq.data.corpus import Corpus
 from cdeq.data.docstrings import docstring_corpus
+from cdeq.data.lines import Progress
 from cdeq.data.text_file import read_text
 from cdeq.data.tokenizer import SubwordLevel, WordLevel
 from cdeq.data.wikitext import WikiTextName, read_wikitext
 from cdeq.recipes.data_root import data_root, looking_in
+from cdeq.recipes.kept import Kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +28,11 @@ class WikiTextSource:
     root: Path = field(default_factory=data_root)
     download: bool = False
 
-    def load(self) -> Corpus:
+    def load(self, progress: Progress | None = None) -> Corpus:
         """Its three parts."""
         folder = self.root / self.name.removesuffix("-v1")
         with looking_in(self.root):
-            return read_wikitext(folder, self.name, download=self.download)
+            return read_wikitext(folder, self.name, download=self.download, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +51,20 @@ class TextSource:
     test: Path | None = None
     subwords: int | None = None
 
-    def load(self) -> Corpus:
+    def load(self, progress: Progress | None = None) -> Corpus:
         """Its three parts."""
         words, size = WordLevel(least=2), self.subwords
         level = words if size is None else SubwordLevel(size=size)
-        return read_text(self.path, validation=self.validation, test=self.test, level=level)
+        return read_text(
+            self.path, validation=self.validation, test=self.test, level=level, progress=progress
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentationSource:
     """What Python's own library says of itself."""
 
-    def load(self) -> Corpus:
+    def load(self, progress: Progress | None = None) -> Corpus:
         """Its three parts."""
         return docstring_corpus()
 
@@ -69,7 +72,5 @@ class DocumentationSource:
 Source: TypeAlias = WikiTextSource | TextSource | DocumentationSource
 
 
-@lru_cache(maxsize=1)
-def loaded(source: Source) -> Corpus:
-    """The text of a source; the last one is kept."""
-    return source.load()
+loaded: Kept[Corpus] = Kept()
+"""Gives the text of a source."""

@@ -118,7 +118,7 @@ def read(
     *,
     segment: int = 64,
     after: Reading | None = None,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    advance: Callable[[int, int], object] = lambda done, total: None,
 ) -> Reading:
     """Read rows of text, as the model was trained to.
 

@@ -1,0 +1,256 @@
+"""Recipes of image classification with MDEQ, by set of images."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from cdeq.consistency.loss import DistillationLoss
+from cdeq.core.adjoint import Phantom
+from cdeq.core.solvers import Anderson
+from cdeq.data.augment import Augmentation
+from cdeq.data.framing import Framing
+from cdeq.hypersolver.loss import HyperLoss
+from cdeq.models.vision import mdeq_sizes
+from cdeq.models.vision.alexnet import AlexNetSpec
+from cdeq.models.vision.bn_inception import BNInceptionSpec
+from cdeq.models.vision.hrnet import HRNetSpec
+from cdeq.models.vision.mdeq import MDEQSpec
+from cdeq.recipes.base import EvaluationRecipe, Pretraining, TeacherRecipe, TrajectoryRecipe
+from cdeq.recipes.hyper import HyperRecipe
+from cdeq.recipes.image import ImageRecipe
+from cdeq.recipes.image_explicit import ImageExplicitRecipe
+from cdeq.recipes.image_sources import CIFARSource, DigitsSource, FolderSource, Source
+from cdeq.recipes.students import StudentRecipe, UntiedRecipe
+from cdeq.training.plan import Plan
+from cdeq.training.teacher import TeacherLoss
+
+FIVE = Phantom(steps=5, damping=0.5)
+"""Gradients through five more evaluations, instead of a second solve."""
+
+
+def _pictured(
+    source: Source,
+    network: MDEQSpec,
+    plan: Plan,
+    *,
+    augmentation: Augmentation,
+    alexnet: AlexNetSpec,
+    bn_inception: BNInceptionSpec,
+    hrnet: HRNetSpec,
+) -> ImageRecipe:
+    """A teacher that is pre-trained with a few steps, and all that stands beside it."""
+    quick = replace(plan, steps=plan.steps // 4, validate_every=0)
+    colours = {"mean": network.mean, "deviation": network.deviation}
+
+    def explicit(spec: AlexNetSpec | BNInceptionSpec | HRNetSpec) -> ImageExplicitRecipe:
+        return ImageExplicitRecipe(
+            network=replace(spec, **colours), plan=plan, augmentation=augmentation
+        )
+
+    return ImageRecipe(
+        source=source,
+        network=network,
+        augmentation=augmentation,
+        teacher=TeacherRecipe(
+            # equilibria that are found quickly are what students can be taught
+            loss=TeacherLoss(shortest=6, longest=16, random_start=0.0, jacobian_weight=0.5),
+            plan=plan,
+            pretraining=Pretraining(plan=replace(quick, steps=plan.steps // 2), steps=3),
+        ),
+        trajectories=TrajectoryRecipe(max_steps=16, online=True),
+        student=StudentRecipe(plan=quick, loss=DistillationLoss()),
+        best=UntiedRecipe(plan=quick),
+        hyper=HyperRecipe(plan=quick, loss=HyperLoss(detach=True)),
+        few_step=plan,
+        few_step_budgets=(1, 2, 8),
+        distil=("student-paper", "student-paper-no-aa", "student-best", "hyperdeq"),
+        evaluation=EvaluationRecipe(
+            budgets=(1, 2, 4, 8),
+            reference_steps=50,
+            reference_tol=1e-4,
+            certify_tol=1e-2,
+            cost_budgets=(1, 2, 8),
+            probed=1024,
+            batch_size=256,
+        ),
+        alexnet=explicit(alexnet),
+        bn_inception=explicit(bn_inception),
+        hrnet=explicit(hrnet),
+    )
+
+
+CROPPED = Augmentation(padding=4, flip=0.5)
+"""The usual changes of CIFAR-10's images."""
+
+SMALL = {
+    "alexnet": AlexNetSpec(
+        widths=(16, 32, 48, 32, 32), hidden=192, kernel=3, stride=1, padding=1, pooled=3
+    ),
+    "bn_inception": BNInceptionSpec(width=1 / 8, small=True),
+    "hrnet": HRNetSpec(
+        stem=16,
+        strides=(1, 2),
+        first=8,
+        widths=(8, 12, 16, 24),
+        modules=(1, 1, 1),
+        blocks=2,
+        head=(4, 8, 12, 16),
+        features=128,
+    ),
+}
+"""Explicit networks for images of 32 × 32, of about as many parameters as `mdeq_sizes.tiny`."""
+
+LARGE = {"alexnet": AlexNetSpec(), "bn_inception": BNInceptionSpec(), "hrnet": HRNetSpec()}
+"""Explicit networks as published."""
+
+
+def cifar10() -> ImageRecipe:
+    """CIFAR-10, half its resolution inside f: an hour or so on two cores, minutes on a GPU."""
+    network = replace(
+        mdeq_sizes.tiny(),
+        strides=(1, 2),
+        dropout=0.0,
+        solver=Anderson(),
+        max_steps=24,
+        phantom=FIVE,
+    )
+    plan = Plan(
+        steps=5000,
+        batch_size=64,
+        learning_rate=2e-3,
+        warmup=200,
+        weight_decay=1e-4,
+        validate_every=1250,
+    )
+    return _pictured(CIFARSource(), network, plan, augmentation=CROPPED, **SMALL)
+
+
+def cifar10_single_stream() -> ImageRecipe:
+    """`cifar10` with one resolution: the single-stream DEQ."""
+    recipe, one = cifar10(), mdeq_sizes.single_stream_tiny()
+    network = replace(recipe.network, channels=one.channels, head=one.head)
+    return replace(recipe, network=network, explicit=())
+
+
+def cifar10_published() -> ImageRecipe:
+    """CIFAR-10 with MDEQ-Tiny as published, at the images' own resolution: for a GPU."""
+    network = replace(mdeq_sizes.tiny(), solver=Anderson(), phantom=FIVE)
+    plan = Plan(
+        steps=30_000,
+        batch_size=128,
+        learning_rate=1e-3,
+        warmup=1000,
+        weight_decay=2.5e-6,
+        validate_every=5000,
+    )
+    return _pictured(CIFARSource(), network, plan, augmentation=CROPPED, **SMALL)
+
+
+def own_images() -> ImageRecipe:
+    """Images of your own, in a folder a class: `--source.path FOLDER`."""
+    recipe = cifar10()
+    network = replace(recipe.network, mean=(0.5, 0.5, 0.5), deviation=(0.25, 0.25, 0.25))
+    framing = Framing(size=32, resize=36)
+    return replace(recipe, source=FolderSource(root=Path(), framing=framing), network=network)
+
+
+def tiny_imagenet() -> ImageRecipe:
+    """Two hundred classes in folders, tiny-imagenet-200/{train,val}, 64 × 64: for a GPU."""
+    network = replace(
+        mdeq_sizes.tiny(),
+        channels=(32, 64, 128),
+        strides=(1, 2),
+        head=(16, 32, 64),
+        features=512,
+        mean=mdeq_sizes.IMAGENET[0],
+        deviation=mdeq_sizes.IMAGENET[1],
+        solver=Anderson(),
+        max_steps=24,
+        phantom=FIVE,
+    )
+    plan = Plan(
+        steps=20_000,
+        batch_size=128,
+        learning_rate=1e-3,
+        warmup=500,
+        weight_decay=1e-4,
+        validate_every=5000,
+    )
+    source = FolderSource(path=Path("tiny-imagenet-200"))
+    augmentation = Augmentation(padding=6, flip=0.5)
+    return _pictured(source, network, plan, augmentation=augmentation, **SMALL)
+
+
+def imagenet() -> ImageRecipe:
+    """ImageNet in folders, imagenet/{train,val}, with MDEQ-Small as published: for GPUs."""
+    framing = Framing(size=224, resize=256)
+    plan = Plan(
+        steps=1_000_000,
+        batch_size=128,
+        learning_rate=1e-3,
+        warmup=10_000,
+        weight_decay=5e-5,
+        validate_every=50_000,
+        checkpoint_every=1000,
+    )
+    recipe = _pictured(
+        FolderSource(path=Path("imagenet"), framing=framing, threads=8, unusable="skip"),
+        mdeq_sizes.small(),
+        plan,
+        augmentation=Augmentation(scale=(0.08, 1.0), flip=0.5),
+        **LARGE,
+    )
+    quick = replace(plan, steps=50_000, validate_every=0)
+    first = Pretraining(plan=replace(plan, steps=510_000, validate_every=0), steps=5)
+    return replace(
+        recipe,
+        teacher=replace(
+            recipe.teacher, loss=TeacherLoss(shortest=26, longest=26), pretraining=first
+        ),
+        trajectories=TrajectoryRecipe(max_steps=26, online=True),
+        student=replace(recipe.student, plan=quick),
+        best=replace(recipe.best, plan=quick),
+        hyper=replace(recipe.hyper, plan=quick),
+    )
+
+
+def mdeq_tiny() -> ImageRecipe:
+    """MDEQ on a few of scikit-learn's digits, in seconds: for trying commands out."""
+    network = MDEQSpec(
+        channels=(8, 8),
+        expansion=2,
+        groups=2,
+        strides=(1,),
+        head=(2, 2),
+        features=16,
+        max_steps=16,
+        phantom=FIVE,
+    )
+    quick = Plan(steps=40, batch_size=32, warmup=5, checkpoint_every=20)
+    recipe = _pictured(
+        DigitsSource(limit=96),
+        network,
+        quick,
+        augmentation=Augmentation(padding=1),
+        alexnet=SMALL["alexnet"],
+        bn_inception=replace(SMALL["bn_inception"], width=1 / 32),
+        hrnet=replace(SMALL["hrnet"], widths=(4, 8), modules=(1,), head=(2, 2), strides=(1, 1)),
+    )
+    return replace(
+        recipe,
+        teacher=replace(recipe.teacher, plan=replace(quick, validate_every=20)),
+        student=replace(recipe.student, plan=quick),
+        best=replace(recipe.best, plan=quick),
+        hyper=replace(recipe.hyper, plan=quick),
+        few_step_budgets=(1,),
+        evaluation=replace(
+            recipe.evaluation, budgets=(1, 2), cost_budgets=(1,), probed=32, reference_steps=20
+        ),
+        explicit=("bn_inception", "hrnet"),
+    )
+
+
+IMAGES = (
+    *(mdeq_tiny, own_images, cifar10, cifar10_single_stream, cifar10_published),
+    *(tiny_imagenet, imagenet),
+)
+"""All of them."""

@@ -110,6 +110,16 @@ def test_a_listing_is_quoted_to_the_letter(
     assert body(f"listing a.json {budgets} {' '.join(metrics)}", tmp_path) == expected
 
 
+def test_a_listing_of_chosen_models_names_them_even_with_blanks(tmp_path: Path) -> None:
+    explicit = Row("a gcn", None, "accuracy", "test", 0.5, None, (0,))
+    results = replace(measured(), rows=(*measured().rows, explicit))
+    results.save(tmp_path / "a.json")
+    chosen = ["a gcn", "picard"]
+    expected = listing(results, ["accuracy"], [1, None], "test", models=chosen).markdown()
+    words = 'listing a.json 1,- accuracy "models=a gcn,picard"'
+    assert body(words, tmp_path) == expected
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

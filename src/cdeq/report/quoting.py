@@ -7,6 +7,7 @@ A quotation stands between one of these lines and an `<!-- end -->`:
     <!-- summary FILE METRIC METRIC … -->       metrics without a budget, see `summary`
     <!-- listing FILE NFE,NFE,… METRIC … -->    several metrics at budgets (`-` for converged and
                                                 explicit models), see `listing`
+    <!-- listing FILE NFE,NFE,… METRIC … "models=MODEL,MODEL,…" -->    the same, of these only
     <!-- ratios FILE -->                        ratios of measured costs
 
 `python -m cdeq.report.quoting README.md` renews all of them, and a test refuses stale ones.
@@ -14,6 +15,7 @@ A quotation stands between one of these lines and an `<!-- end -->`:
 
 import json
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +26,9 @@ from cdeq.report.results import Results
 from cdeq.report.tables import pivot, summary
 
 _QUOTE = re.compile(
-    r"(<!-- (table|summary|listing|ratios) (\S+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL
+    r"(<!-- (table|summary|listing|ratios) (\S+)((?: [^\n]+?)?) -->\n).*?(<!-- end -->)", re.DOTALL
 )
+MODELS = "models="
 _BUDGETS = re.compile(r"(\d+|-)(,(\d+|-))*")
 """Numbers of evaluations, and `-` for none."""
 
@@ -49,7 +52,7 @@ def renew(text: str, folder: Path) -> str:
 
     def quoted(match: re.Match[str]) -> str:
         opening, kind, file, words, closing = match.groups()
-        return f"{opening}{_quotation(kind, folder / file, words.split())}\n{closing}"
+        return f"{opening}{_quotation(kind, folder / file, shlex.split(words))}\n{closing}"
 
     return _QUOTE.sub(quoted, text)
 
@@ -63,8 +66,7 @@ def _quotation(kind: str, path: Path, words: Sequence[str]) -> str:
         case "summary", [_, *_]:
             return summary(Results.load(path), words, "test").markdown()
         case "listing", [budgets, _, *_] if _BUDGETS.fullmatch(budgets):
-            wanted = [None if nfe == "-" else int(nfe) for nfe in budgets.split(",")]
-            return listing(Results.load(path), words[1:], wanted, "test").markdown()
+            return _listing(path, budgets, words[1:])
         case "ratios", []:
             return _ratios(path)
         case _:
@@ -74,6 +76,14 @@ def _quotation(kind: str, path: Path, words: Sequence[str]) -> str:
                 "`ratios FILE`; "
                 f"got `{' '.join([kind, str(path), *words])}`."
             )
+
+
+def _listing(path: Path, budgets: str, words: Sequence[str]) -> str:
+    wanted = [None if nfe == "-" else int(nfe) for nfe in budgets.split(",")]
+    metrics, models = words, None
+    if words[-1].startswith(MODELS):
+        metrics, models = words[:-1], words[-1].removeprefix(MODELS).split(",")
+    return listing(Results.load(path), metrics, wanted, "test", models=models).markdown()
 
 
 def _ratios(path: Path) -> str:

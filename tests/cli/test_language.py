@@ -63,7 +63,7 @@ WORDS = ("one", "two", "three", "four", "five", "six", "seven")
 
 def small(command: str, root: Path, *more: object) -> Ended:
     source = ["--source.path", root / "text.txt"]
-    return cdeq(command, "own_text", *more, "--folder", root / "run", *source, *STEPS)
+    return cdeq(command, "own_text", "--folder", root / "run", *source, *STEPS, *more)
 
 
 def write_text(root: Path, lines: int = 300) -> None:
@@ -162,6 +162,22 @@ def test_a_teacher_goes_on_where_it_was_stopped(
     continued = load_file(tmp_path / "run/teacher/model.safetensors")
     assert uninterrupted.keys() == continued.keys()
     assert all(torch.equal(uninterrupted[name], continued[name]) for name in continued)
+
+
+def test_networks_for_few_steps_begin_where_the_teacher_does(
+    finished: Path, tmp_path: Path
+) -> None:
+    """Hardly moved, they are the pre-trained network; pre-training is done once for all."""
+    shutil.copy(finished / "text.txt", tmp_path)
+    still = ("--few-step.learning-rate", "1e-12")
+    for _ in range(2):
+        said = small("baseline", tmp_path, *still, "--few-step-budgets", "1", "2", "--fresh")
+        assert (said.code, said.err) == (0, "")
+    assert weights(tmp_path / "run/pretraining") == weights(finished / "run/pretraining")
+    begun = load_file(finished / "run/pretraining/model.safetensors")
+    for steps in (1, 2):
+        ended = load_file(tmp_path / f"run/few-step-{steps}/model.safetensors")
+        assert all(torch.allclose(begun[name], ended[name], atol=1e-9) for name in begun)
 
 
 class Died(BaseException):

@@ -1,9 +1,11 @@
 """The baselines of a run: the same f with few steps, and explicit networks, trained on labels."""
 
+from dataclasses import replace
+
 import torch
 
 from cdeq.cli.run_folder import DONE, Stage
-from cdeq.cli.stages import Run, finish_stage, fit_stage
+from cdeq.cli.stages import Run, finish_stage, fit_stage, pretrain
 from cdeq.evaluation.explicit import AnyExplicit, score_explicit
 from cdeq.evaluation.sweep import score_few_step
 from cdeq.models.base import EquilibriumModel
@@ -15,25 +17,27 @@ from cdeq.training.teacher import FewStepObjective
 def few_step_stage(run: Run, steps: int) -> Stage:
     """The training of a baseline."""
     recipe = run.recipe
-    name, plan = f"few-step-{steps}", recipe.few_step
-    return run.training(name, plan, {}, network=recipe.network, few_step=plan)
+    name, plan, first = f"few-step-{steps}", recipe.few_step, recipe.teacher.pretraining
+    return run.training(name, plan, {}, network=recipe.network, few_step=plan, first=first)
 
 
 def few_step(run: Run, steps: int) -> None:
-    """Train the honest baseline: the same f on labels, with this many unrolled steps."""
+    """Train the honest baseline: the same f on labels, with this many unrolled steps; where the
+    teacher is pre-trained, from there, so that both have the same beginning."""
     stage, recipe = few_step_stage(run, steps), run.recipe
     if run.finished(stage) is not None:
         run.console.print(f"few-step-{steps}: already trained in {stage.folder}.")
         return
     torch.manual_seed(recipe.seed)
     model = recipe.model()
+    before = pretrain(replace(run, fresh=False), model)  # the teacher's own
     objective = FewStepObjective(model, steps, recipe.augment())
 
     def score() -> float:
         found = score_few_step(model, steps, run.data.validation, recipe.metric)
         return recipe.metric.upward(found.value)
 
-    seconds = fit_stage(
+    seconds = before + fit_stage(
         run, stage, objective, recipe.few_step, f"training few-step {steps}", score
     )
 

@@ -204,7 +204,9 @@ def imagenet() -> ImageRecipe:
     return replace(
         recipe,
         teacher=replace(
-            recipe.teacher, loss=TeacherLoss(shortest=26, longest=26), pretraining=first
+            recipe.teacher,
+            loss=TeacherLoss(shortest=26, longest=26, random_start=0.0),
+            pretraining=first,
         ),
         trajectories=TrajectoryRecipe(max_steps=26, online=True),
         student=replace(recipe.student, plan=quick),

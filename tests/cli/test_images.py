@@ -1,24 +1,27 @@
 """Images from the command line: every stage, files that are classified, folders of one's own."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from cli.run import Ended, cdeq, contents, refused, rows_of
+from cli.run import Ended, cdeq, contents, refused, rows_of, weights
 from image_files import CLASSES, fill, no_image
 from rich.console import Console
 
-from cdeq.cli.commands import _students
+from cdeq.cli.measuring import Ready
 from cdeq.cli.predicting import Predict, Prediction, predict
+from cdeq.cli.scoring import trained_students
 from cdeq.cli.stages import Run
 from cdeq.consistency.refine import refine
 from cdeq.core.solve import solve
 from cdeq.data.framing import Framing
+from cdeq.data.labels import Labels
 from cdeq.models.vision.batch import ImageBatch
 from cdeq.models.vision.mdeq import MDEQ
 from cdeq.recipes import image
-from cdeq.recipes.image import ImageRecipe
+from cdeq.recipes.image import LABELS, ImageRecipe
 from cdeq.report import Results
 
 STEPS = [
@@ -196,6 +199,33 @@ def test_a_folder_that_is_not_there_says_where_it_was_looked_for(tmp_path: Path)
     assert f"there is no folder {tmp_path}/pictures" in " ".join(said.err.split())
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--source.framing.size", "7"), "a multiple of that; got images of 7 × 7"),
+        (("--explicit", "alexnet"), "alexnet with these settings takes images of 15 × 15"),
+    ],
+)
+def test_images_that_a_network_does_not_take_are_refused_before_anything(
+    tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    fill(tmp_path / "pictures", (14, 15, 16))
+    source = ["--source.path", tmp_path / "pictures"]
+    said = cdeq("train", "own_images", "--folder", tmp_path / "run", *source, *STEPS, *words)
+    assert said.code == 1
+    assert says in said.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_students_can_learn_from_some_of_the_images(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "run/teacher", tmp_path / "run/teacher")
+    source = ["--source.path", finished / "pictures", "--folder", tmp_path / "run"]
+    few = ("--distil", "student-best", "--trajectories.samples", "9")
+    said = cdeq("distill", "own_images", *source, *STEPS, *few)
+    assert (said.code, said.err) == (0, "")
+    assert weights(tmp_path / "run/student-best") != weights(finished / "run/student-best")
+
+
 # Files that are classified
 
 FILES = 5
@@ -206,12 +236,15 @@ def files_of(root: Path) -> tuple[Path, ...]:
 
 
 def asked(run: Run, root: Path, **changes: object) -> list[Prediction]:
-    recipe, teacher = run.recipe, run.teacher()
-    assert isinstance(recipe, ImageRecipe) and isinstance(teacher, MDEQ)
+    teacher, labels = run.teacher(), Labels.load(run.folder / "teacher" / LABELS)
+    assert isinstance(teacher, MDEQ)
     options = Predict(images=files_of(root), **changes)  # type: ignore[arg-type]
-    framing = recipe.images.framing
-    students = _students(run, teacher)
-    return predict(options, teacher, students, recipe.classes, framing, Console(quiet=True))
+    return predict(options, teacher, students_of(run), labels, Console(quiet=True))
+
+
+def students_of(run: Run) -> dict[str, Ready]:
+    found = trained_students(run, run.teacher())
+    return {name: Ready(one, run.recipe.students[name].inference) for name, one in found.items()}
 
 
 def probabilities(run: Run, root: Path, by: str, nfe: int) -> Iterator[tuple[Path, torch.Tensor]]:
@@ -224,7 +257,7 @@ def probabilities(run: Run, root: Path, by: str, nfe: int) -> Iterator[tuple[Pat
             if by == "teacher":
                 z = solve(model.bind(x), model.initial(x), model.deq.solver, max_steps=nfe).z
             else:
-                student, times = _students(run, model)[by]
+                student, times = students_of(run)[by]
                 *_, z = refine(student, x, model.initial(x), times.times(nfe))
             yield path, model.decode(z, x).softmax(1)[0]
 
@@ -247,9 +280,11 @@ def test_answers_are_those_of_the_library(
 
 
 def test_several_answer_side_by_side(run: Run, finished: Path) -> None:
-    both = asked(run, finished, by=("student-best", "teacher", "student-best"))
-    assert [one.by for one in both] == ["student-best"] * FILES + ["teacher"] * FILES
-    assert both[:FILES] == asked(run, finished, by=("student-best",))
+    """Image by image, each of them once."""
+    both = asked(run, finished, by=("student-best", "teacher", "student-best"), batch_size=2)
+    assert [one.by for one in both] == ["student-best", "teacher"] * FILES
+    assert both[::2] == asked(run, finished, by=("student-best",), batch_size=2)
+    assert [one.image for one in both[::2]] == [*files_of(finished)]
 
 
 def test_as_many_classes_as_are_asked_for(run: Run, finished: Path) -> None:
@@ -257,14 +292,34 @@ def test_as_many_classes_as_are_asked_for(run: Run, finished: Path) -> None:
         assert {len(one.classes) for one in asked(run, finished, top=top)} == {top}
 
 
-def test_a_table_is_shown(finished: Path) -> None:
+def test_every_answer_is_shown_in_whole(
+    run: Run, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However narrow the terminal: the file, the classes, probabilities and evaluations."""
     before, path = contents(finished), files_of(finished)[0]
+    monkeypatch.setenv("COLUMNS", "40")
     said = small("predict", finished, path, "--by", "teacher", "student-best", "--nfe", "1")
     assert (said.code, said.err) == (0, "")
-    shown = "".join(said.out.split())
-    assert path.name in shown
-    assert all(text in shown for text in ("student-best", "teacher", "evaluations", *CLASSES))
+    file, *lines = said.out.strip().splitlines()
+    assert file == str(path)
+    expected = asked(run, finished, by=("teacher", "student-best"), nfe=1)[:2]
+    for line, one in zip(lines, expected, strict=False):
+        pairs = zip(one.classes, one.probabilities, strict=True)
+        named = ", ".join(f"{name} {share:.1%}" for name, share in pairs)
+        spent = f"{one.evaluations}{'*' if one.missed else ''} evaluation"
+        assert line.startswith(f"  {one.by:<12}  {named} ({spent}")
     assert contents(finished) == before
+
+
+def test_files_are_classified_without_the_images_of_training(
+    finished: Path, tmp_path: Path
+) -> None:
+    """A trained folder is enough, wherever it was brought."""
+    shutil.copytree(finished / "run", tmp_path / "run")
+    path = files_of(finished)[0]
+    words = ("predict", "own_images", path, "--folder", tmp_path / "run", "--by", "student-best")
+    away, here = cdeq(*words), small("predict", finished, path, "--by", "student-best")
+    assert (away.code, away.out) == (0, here.out)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,14 @@ from typing import get_args
 
 import pytest
 import torch
+from data.test_cifar import write as write_batches
 
 from cdeq import ConsistencyDEQ, LinearReadout, MLPReadout, TimeSpan
 from cdeq.data.subgraphs import SubgraphSet
 from cdeq.models.graph.batch import GraphBatch
+from cdeq.models.vision.batch import ImageBatch
 from cdeq.models.vision.contraction import ContractionSpec
+from cdeq.models.vision.mdeq import MDEQ
 from cdeq.recipes import RECIPES, Recipe
 from cdeq.recipes.base import EvaluationRecipe, StudentRecipe, TrajectoryRecipe
 from cdeq.recipes.explicit import EXPLICIT
@@ -17,7 +20,8 @@ from cdeq.recipes.graph import MODELS, GraphRecipe, Subgraphs
 from cdeq.recipes.graph_sets import GRAPHS, TEACHERS
 from cdeq.recipes.graph_sources import ChainsSource
 from cdeq.recipes.image import ImageRecipe
-from cdeq.recipes.image_sources import DigitsSource
+from cdeq.recipes.image_sets import IMAGES
+from cdeq.recipes.image_sources import CIFARSource, DigitsSource
 from cdeq.recipes.language import LanguageRecipe
 from cdeq.recipes.text_sources import DocumentationSource
 from cdeq.recipes.variants import VARIANTS, StudentName
@@ -39,7 +43,7 @@ def of_name(name: str) -> Recipe:
     if isinstance(recipe, ImageRecipe):
         narrow = {"channels": (8, 8), "head": (2, 2), "strides": (1,), "features": 8}
         network = replace(recipe.network, groups=2, **narrow)
-        return replace(recipe, source=DigitsSource(limit=40), network=network)
+        return replace(recipe, source=DigitsSource(limit=40), network=network, explicit=())
     return replace(recipe, source=STAND_IN) if isinstance(recipe, GraphRecipe) else recipe
 
 
@@ -90,6 +94,68 @@ def test_two_seeds_differ_in_the_seed_alone(name: str) -> None:
     recipe = RECIPES[name]()
     other = replace(recipe, seed=1)
     assert replace(other, seed=0) == recipe != other
+
+
+# Images
+
+PUBLISHED = {"cifar10_published": 10, "tiny_imagenet": 200, "imagenet": 1000}
+SIDES = {"mdeq_tiny": 8, "tiny_imagenet": 64, "imagenet": 224}
+each_image_recipe = pytest.mark.parametrize("name", [function.__name__ for function in IMAGES])
+
+
+@each_image_recipe
+def test_networks_take_the_images_of_their_recipe_and_are_of_one_size(name: str) -> None:
+    """Without weights: only shapes are computed. ImageNet's are as published, so of any size."""
+    recipe, side = RECIPES[name](), SIDES.get(name, 32)
+    assert isinstance(recipe, ImageRecipe)
+    classes = PUBLISHED.get(name, 10)
+    with torch.device("meta"):
+        batch = ImageBatch(torch.zeros(2, 3, side, side), torch.zeros(2, dtype=torch.long))
+        model = MDEQ(replace(recipe.network, classes=classes)).eval()
+        x = model.encode(batch)
+        answer = model.decode(model.bind(x)(model.initial(x)), x)
+        assert answer.shape == (2, classes)
+        for settings in recipe.explicit_networks.values():
+            network = settings.build(classes, recipe.network).eval()
+            assert network(batch).shape == (2, classes)
+            assert (network.spec.mean, network.spec.deviation) == (
+                recipe.network.mean,
+                recipe.network.deviation,
+            )
+            share = sum(p.numel() for p in network.parameters()) / sum(
+                p.numel() for p in model.parameters()
+            )
+            assert name == "imagenet" or 0.5 < share < 2.5
+
+
+@each_image_recipe
+def test_all_networks_take_as_many_updates(name: str) -> None:
+    recipe = RECIPES[name]()
+    assert isinstance(recipe, ImageRecipe)
+    first = recipe.teacher.pretraining
+    assert first is not None
+    whole = first.plan.steps + recipe.teacher.plan.steps
+    assert recipe.few_step.steps == recipe.teacher.plan.steps, "they begin pre-trained too"
+    assert {each.plan.steps for each in recipe.explicit_networks.values()} <= {whole}
+
+
+def test_cifars_parts_are_those_that_are_reported(tmp_path) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    write_batches(tmp_path / "cifar-10-batches-py")
+    source = CIFARSource(root=tmp_path, validation=10, held_out=20, test_first=4)
+    recipe = RECIPES["cifar10"]()
+    assert isinstance(recipe, ImageRecipe)
+    recipe = replace(recipe, source=source)
+    train, validation, test = recipe.data()
+    whole = len(train) + len(validation) + len(test)
+    assert (len(validation), len(test)) == (10, 20)
+    assert whole == sum(
+        len(part) for part in replace(recipe, source=replace(source, seed=1)).data()
+    )
+    (name, official), *others = recipe.further_data().items()
+    assert (name, len(official), others) == ("official-test", 4, [])
+    digests = {recipe.data_digest(part) for part in (train, validation, test, official)}
+    assert len(digests) == 4
 
 
 # Graphs

@@ -6,6 +6,7 @@ import torch
 
 from cdeq.cli.run_folder import DONE, Stage
 from cdeq.cli.stages import Run, finish_stage, fit_stage, pretrain
+from cdeq.errors import StoreError
 from cdeq.evaluation.explicit import AnyExplicit, score_explicit
 from cdeq.evaluation.sweep import score_few_step
 from cdeq.models.base import EquilibriumModel
@@ -30,7 +31,7 @@ def few_step(run: Run, steps: int) -> None:
         return
     torch.manual_seed(recipe.seed)
     model = recipe.model()
-    before = pretrain(replace(run, fresh=False), model)  # the teacher's own
+    before = _begun(run, model)
     objective = FewStepObjective(model, steps, recipe.augment())
 
     def score() -> float:
@@ -48,6 +49,16 @@ def few_step(run: Run, steps: int) -> None:
     on_main(conclude)
 
 
+def _begun(run: Run, model: EquilibriumModel) -> float:
+    """Pre-train as the teacher does; what it has done is never replaced from here."""
+    try:
+        return pretrain(replace(run, fresh=False), model)
+    except StoreError as error:
+        raise StoreError(
+            f"{error} Pre-training is the teacher's: `cdeq train {run.name} --fresh` repeats both."
+        ) from error
+
+
 def explicit_stage(run: Run, name: str) -> Stage:
     """The training of an explicit network."""
     settings = run.recipe.explicit_networks[name]
@@ -63,7 +74,8 @@ def explicit(run: Run, name: str) -> None:
     settings = recipe.explicit_networks[name]
     torch.manual_seed(recipe.seed)
     model = recipe.explicit_model(name)
-    objective, data = settings.objective(model), recipe.explicit_data(name, run.data)
+    objective = settings.objective(model, recipe.augment())
+    data = recipe.explicit_data(name, run.data)
 
     def score() -> float:
         found = score_explicit(name, model, data.validation, recipe.metric)

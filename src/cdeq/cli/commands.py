@@ -8,14 +8,16 @@ from cdeq.cli import baselines, distilling, generating, predicting, scoring, sta
 from cdeq.cli.generating import Generate
 from cdeq.cli.measuring import Ready
 from cdeq.cli.predicting import Predict
-from cdeq.cli.stages import TOKENIZER, Run, teacher_stage
+from cdeq.cli.run_folder import DONE
+from cdeq.cli.stages import Run, teacher_stage
+from cdeq.data.labels import Labels
 from cdeq.data.tokenizer import load_tokenizer
 from cdeq.errors import CDEQError
-from cdeq.models.base import EquilibriumModel
 from cdeq.models.language.deq_transformer import DEQTransformer
 from cdeq.models.vision.mdeq import MDEQ
-from cdeq.recipes.image import ImageRecipe
-from cdeq.training.engine import launch
+from cdeq.recipes.base import TOKENIZER
+from cdeq.recipes.image import LABELS, ImageRecipe
+from cdeq.training.engine import device_of, launch
 from cdeq.training.processes import on_main, part
 
 Options: TypeAlias = Generate | Predict
@@ -64,7 +66,10 @@ def generate(run: Run, options: Generate) -> None:
         raise CDEQError(f"texts are what language models go on with; {run.name} trains none.")
     teacher = run.teacher()
     assert isinstance(teacher, DEQTransformer)
-    students = _students(run, teacher)
+    students = {
+        name: Ready(student, run.recipe.students[name].inference)
+        for name, student in scoring.trained_students(run, teacher).items()
+    }
     made_with = load_tokenizer(teacher_stage(run).folder / TOKENIZER)
     generating.generate(
         options, teacher, students, tokenizer, run.console, vocabulary=made_with.digest()
@@ -76,18 +81,17 @@ def predict(run: Run, options: Predict) -> None:
     recipe = run.recipe
     if not isinstance(recipe, ImageRecipe):
         raise CDEQError(f"files of images are what MDEQ classifies; {run.name} trains another.")
-    teacher = run.teacher()
-    assert isinstance(teacher, MDEQ)
-    students, framing = _students(run, teacher), recipe.images.framing
-    predicting.predict(options, teacher, students, recipe.classes, framing, run.console)
-
-
-def _students(run: Run, teacher: EquilibriumModel) -> dict[str, Ready]:
-    """The finished ones, as they are used."""
-    return {
-        name: Ready(student, run.recipe.students[name].inference)
-        for name, student in scoring.trained_students(run, teacher).items()
+    folder = run.folder / "teacher"
+    if not (folder / DONE).exists():
+        raise CDEQError(f"{folder} holds no trained teacher yet; run `cdeq train {run.name}`.")
+    teacher = MDEQ.from_pretrained(folder).to(device_of(recipe.hardware))
+    students = {
+        name: Ready(settings.read(run.folder / name, teacher), settings.inference)
+        for name, settings in recipe.students.items()
+        if name in options.by and (run.folder / name / DONE).exists()
     }
+    labels = Labels.load(folder / LABELS)
+    predicting.predict(options, teacher, students, labels, run.console)
 
 
 def demo(run: Run) -> None:

@@ -124,7 +124,7 @@ def _online(run: Run, teacher: EquilibriumModel) -> tuple[OnlineTrajectories, Ma
     )
     manifest = Manifest(
         teacher=digest_of(teacher, settings=str(to_plain(teacher.spec))),
-        data=recipe.data_digest(train),
+        data=recipe.data_digest(run.data.train),
         solver=repr(settings.solver),
         initial="zero",
         max_steps=settings.max_steps,

@@ -214,7 +214,8 @@ def _cost_of_explicit(
     settings = run.recipe.evaluation
     if not settings.cost_budgets:
         return
-    batch, own = (next(batches(part, settings.batch_size, teacher.device)) for part in parts)
+    size = min(settings.batch_size, len(parts[0]))  # as many samples as f answers
+    batch, own = (next(batches(part, size, teacher.device)) for part in parts)
     x = teacher.encode(batch)
     f, z = teacher.bind(x), teacher.initial(x)
     on_graph = isinstance(network, ExplicitModel)

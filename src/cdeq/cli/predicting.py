@@ -1,18 +1,17 @@
 """`cdeq predict`: what pictures show, as the teacher has it and as its students have it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import torch
 import tyro
 from jaxtyping import Bool, Int
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
 from cdeq.cli.measuring import Ready
@@ -22,6 +21,7 @@ from cdeq.core.cell import Cell
 from cdeq.core.solve import solve
 from cdeq.data.framing import Framing
 from cdeq.data.image_cache import Unusable
+from cdeq.data.labels import Labels
 from cdeq.errors import CDEQError, StoreError
 from cdeq.models.vision.batch import ImageBatch
 from cdeq.models.vision.mdeq import MDEQ
@@ -80,6 +80,11 @@ class Prediction(NamedTuple):
     """Whether its state missed the tolerance; a student has none."""
 
 
+_Answer: TypeAlias = tuple[tuple[int, ...], tuple[float, ...], int, bool]
+"""The likeliest classes of an image, their probabilities, evaluations, and whether the tolerance
+was missed."""
+
+
 class _Found(NamedTuple):
     z: State
     evaluations: Int[Tensor, " b"]
@@ -93,8 +98,7 @@ def predict(
     options: Predict,
     teacher: MDEQ,
     students: Mapping[str, Ready],
-    classes: Sequence[str],
-    framing: Framing,
+    labels: Labels,
     console: Console,
 ) -> list[Prediction]:
     """Classify files, and show the likeliest classes with what they cost.
@@ -102,13 +106,12 @@ def predict(
     Arguments:
         options: Which files, and how.
         teacher: The teacher.
-        students: All that are distilled, by name.
-        classes: The names of the teacher's classes.
-        framing: What becomes of a file.
-        console: Where the table goes.
+        students: Those that are distilled, by name.
+        labels: The names of the teacher's classes, and what becomes of a file.
+        console: Where the answers go.
 
     Returns:
-        A prediction for each file and each of those who answer.
+        A prediction for each file by each of those who answer, file by file.
 
     Raises:
         CDEQError: When there is no file, or a student is not distilled.
@@ -117,16 +120,19 @@ def predict(
     answerers = _answerers(options, teacher, students)
     if not options.images:
         raise CDEQError("there is nothing to classify; name image files behind the recipe.")
-    paths, pixels = _decoded(options, framing, console)
+    paths, pixels = _decoded(options, labels.framing, console)
     predictions: list[Prediction] = []
     parts = range(0, len(paths), options.batch_size)
     for begin in track(parts, "classifying           ", console=console, transient=True):
         rows = slice(begin, begin + options.batch_size)
         image = torch.stack(pixels[rows]).to(teacher.device).float() / 255
-        for name, answer in answerers.items():
-            found = _predicted(options, teacher, answer, image)
-            for path, (best, likely, nfe, missed) in zip(paths[rows], found, strict=True):
-                named = tuple(classes[place] for place in best)
+        found = {
+            name: _predicted(options, teacher, answer, image) for name, answer in answerers.items()
+        }
+        for number, path in enumerate(paths[rows]):
+            for name, answers in found.items():
+                best, likely, nfe, missed = answers[number]
+                named = tuple(labels.classes[place] for place in best)
                 predictions.append(Prediction(path, name, named, likely, nfe, missed))
     _show(predictions, console)
     return predictions
@@ -196,34 +202,29 @@ def _decoded(
 
 
 @torch.no_grad()
-def _predicted(
-    options: Predict, teacher: MDEQ, answer: _Answerer, image: Tensor
-) -> Iterator[tuple[tuple[int, ...], tuple[float, ...], int, bool]]:
-    """The likeliest classes of each image, their probabilities, evaluations, and whether the
-    tolerance was missed."""
+def _predicted(options: Predict, teacher: MDEQ, answer: _Answerer, image: Tensor) -> list[_Answer]:
     unknown = torch.zeros(len(image), dtype=torch.long, device=image.device)
     x = teacher.encode(ImageBatch(image, unknown))
     found = answer(x, teacher.initial(x))
     probabilities = teacher.decode(found.z, x).softmax(1)
     likely, best = probabilities.topk(min(options.top, probabilities.shape[1]), dim=1)
-    for row in range(len(image)):
-        names, shares = tuple(best[row].tolist()), tuple(likely[row].tolist())
-        yield names, shares, int(found.evaluations[row]), bool(found.missed[row])
+    pairs = zip(best.tolist(), likely.tolist(), strict=True)
+    return [
+        (tuple(names), tuple(shares), int(found.evaluations[row]), bool(found.missed[row]))
+        for row, (names, shares) in enumerate(pairs)
+    ]
 
 
 def _show(predictions: Sequence[Prediction], console: Console) -> None:
-    """A row an image and who answers."""
-    table = Table(box=SIMPLE)
-    table.add_column("image", overflow="fold")
-    table.add_column("by", no_wrap=True)
-    for place in range(len(predictions[0].classes)):
-        table.add_column(f"{place + 1}.", no_wrap=True)
-    table.add_column("evaluations", justify="right", no_wrap=True)
-    for found in predictions:
-        pairs = zip(found.classes, found.probabilities, strict=True)
-        named = (f"{legible(name)} {probability:.1%}" for name, probability in pairs)
-        spent = f"{found.evaluations}{'*' if found.missed else ''}"
-        table.add_row(legible(str(found.image)), found.by, *named, spent)
-    console.print(table, highlight=False, markup=False)
+    """Under each image, a line for each of those who answer."""
+    width = max(len(found.by) for found in predictions)
+    for path, answers in groupby(predictions, lambda found: found.image):
+        say(console, f"\n{legible(str(path))}")
+        for found in answers:
+            pairs = zip(found.classes, found.probabilities, strict=True)
+            named = ", ".join(f"{legible(name)} {share:.1%}" for name, share in pairs)
+            spent = "evaluation" if found.evaluations == 1 else "evaluations"
+            star = "*" if found.missed else ""
+            say(console, f"  {found.by:<{width}}  {named} ({found.evaluations}{star} {spent})")
     if any(found.missed for found in predictions):
         say(console, "* The state was left with a residual above the tolerance.")

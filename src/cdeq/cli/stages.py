@@ -27,9 +27,6 @@ from cdeq.training.plan import Plan
 from cdeq.training.processes import is_main, on_main
 from cdeq.training.teacher import FewStepObjective, TeacherObjective
 
-TOKENIZER = "tokenizer.json"
-"""What made numbers of the text that a teacher was trained on, in its folder."""
-
 SplitName: TypeAlias = Literal["train", "validation", "test"]
 
 
@@ -57,7 +54,7 @@ class Run:
     def data(self) -> Splits:
         """The data in its three parts."""
         with patient_bar(self.console) as progress:
-            self.recipe.prepare(progress)
+            on_main(lambda: self.recipe.prepare(progress))
         return self.recipe.data()
 
     def stage(self, name: str, **settings: object) -> Stage:
@@ -173,8 +170,7 @@ def train(run: Run) -> None:
     def conclude() -> None:
         judged = audit(model, probed, recipe.metric)
         model.save_pretrained(stage.folder)
-        if recipe.tokenizer is not None:
-            recipe.tokenizer.save(stage.folder / TOKENIZER)
+        recipe.save_beside(stage.folder)
         verdict = {"converges": judged.converges, "summary": judged.summary()}
         write_json(stage.folder / "audit.json", {**asdict(judged), **verdict})
         finish_stage(stage, {"seconds": seconds, **verdict})

@@ -54,14 +54,15 @@ class Metric:
 
 
 def correct(output: Tensor, batch: ImageBatch) -> PerSample:
-    """1 where the largest logit is the label's, 0 elsewhere.
+    """1 where the largest logit is the label's, 0 elsewhere; 0 where a logit is no number.
 
     Example:
         >>> logits = torch.tensor([[0.1, 0.9], [0.8, 0.2]])
         >>> correct(logits, ImageBatch(torch.zeros(2, 1, 1, 1), torch.tensor([1, 1])))
         tensor([1., 0.])
     """
-    return (output.argmax(1) == batch.label).to(output.dtype)
+    right = output.argmax(1) == batch.label
+    return (right & ~output.isnan().any(1)).to(output.dtype)
 
 
 def same_class(output: Tensor, other: Tensor) -> Bool[Tensor, " b"]:
@@ -83,7 +84,8 @@ def among_five(output: Tensor, batch: ImageBatch) -> PerSample:
         tensor([0., 1.])
     """
     likeliest = output.topk(min(5, output.shape[1]), dim=1).indices
-    return (likeliest == batch.label.unsqueeze(1)).any(1).to(output.dtype)
+    among = (likeliest == batch.label.unsqueeze(1)).any(1)
+    return (among & ~output.isnan().any(1)).to(output.dtype)
 
 
 ACCURACY = Metric("accuracy", correct, same=same_class)
@@ -101,7 +103,8 @@ def correct_nodes(output: Tensor, batch: GraphBatch) -> Float[Tensor, " s"]:
         tensor([1.])
     """
     nodes = batch.nodes
-    return (output[nodes].argmax(1) == batch.label[nodes]).to(output.dtype)
+    right = output[nodes].argmax(1) == batch.label[nodes]
+    return (right & ~output[nodes].isnan().any(1)).to(output.dtype)
 
 
 NODE_ACCURACY = Metric("accuracy", correct_nodes, same=same_class)

@@ -23,6 +23,9 @@ from cdeq.training.teacher import Augment, TeacherLoss
 
 SolverName: TypeAlias = Literal["picard", "anderson", "broyden"]
 
+TOKENIZER = "tokenizer.json"
+"""What made numbers of the text that a teacher was trained on, in its folder."""
+
 STUDENTS: tuple[StudentName, ...] = ("student-paper", "student-paper-no-aa", "student-best")
 
 
@@ -223,6 +226,11 @@ class Recipe(ABC):
     def tokenizer(self) -> Tokenizer | None:
         """What made numbers of a text; None where there was no text."""
         return None
+
+    def save_beside(self, folder: Path) -> None:
+        """Write what using a teacher takes besides its weights, into its folder."""
+        if self.tokenizer is not None:
+            self.tokenizer.save(folder / TOKENIZER)
 
     @property
     @abstractmethod

@@ -17,8 +17,8 @@ def data_root() -> Path:
 
 
 @contextmanager
-def looking_in(root: Path) -> Iterator[None]:
-    """Say of what could not be read how to look for it elsewhere.
+def looking_in(root: Path, folder: Path) -> Iterator[None]:
+    """Say of a folder that is not there how to look for it elsewhere.
 
     Raises:
         StoreError: That of the block, with this in it.
@@ -26,6 +26,8 @@ def looking_in(root: Path) -> Iterator[None]:
     try:
         yield
     except StoreError as error:
+        if folder.exists():
+            raise
         raise StoreError(
             f"{error} Data sets are looked for in {root}, the folder that the environment "
             f"variable {ROOT} or the source's `root` names."

@@ -14,6 +14,7 @@ from cdeq.models.graph.gpm import GPM, GPMSpec
 from cdeq.training.objective import Objective
 from cdeq.training.plan import Plan, require_count
 from cdeq.training.supervised import SupervisedObjective
+from cdeq.training.teacher import Augment
 
 AnyExplicit: TypeAlias = GCNSpec | GATSpec | GCNIISpec | GPMSpec
 """The settings of one of the explicit networks."""
@@ -33,8 +34,12 @@ class AnyExplicitRecipe(Protocol):
         """The network that was saved in a folder."""
         ...
 
-    def objective(self, model: Any) -> Objective:  # noqa: ANN401 - the same
-        """The network in training."""
+    def objective(
+        self,
+        model: Any,  # noqa: ANN401 - the same
+        augment: Augment | None = None,
+    ) -> Objective:
+        """The network in training, on batches that are changed at random."""
         ...
 
 
@@ -118,9 +123,11 @@ class ExplicitRecipe:
         """
         return self.kind.from_pretrained(folder)
 
-    def objective(self, model: ExplicitModel) -> SupervisedObjective:
-        """The network in training."""
-        return SupervisedObjective(model, None if self.nodes is None else SomeNodes(self.nodes))
+    def objective(
+        self, model: ExplicitModel, augment: Augment | None = None
+    ) -> SupervisedObjective:
+        """The network in training, on batches that are changed at random."""
+        return SupervisedObjective(model, augment if self.nodes is None else SomeNodes(self.nodes))
 
 
 def gcn() -> ExplicitRecipe:

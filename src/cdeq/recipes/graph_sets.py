@@ -55,7 +55,12 @@ def _classified(source: Source) -> GraphRecipe:
         student=StudentRecipe(plan=replace(quick, learning_rate=1e-3)),
         best=replace(FREE, plan=quick),
         # gradients through the first steps alone; runs as long as the longest of interest
-        hyper=HyperRecipe(plan=quick, loss=HyperLoss(detach=True), shortest=2, longest=10),
+        hyper=HyperRecipe(
+            plan=replace(quick, learning_rate=1e-1),
+            loss=HyperLoss(detach=True),
+            shortest=2,
+            longest=10,
+        ),
         few_step=replace(labelled, learning_rate=2e-2),
         few_step_budgets=(1, 2, 5, 10),
         distil=("student-paper", "student-paper-no-aa", "student-best", "ignn-solver"),
@@ -117,6 +122,7 @@ def physics() -> GraphRecipe:
         recipe,
         network=replace(recipe.network, dropout=0.5),
         teacher=replace(recipe.teacher, plan=replace(recipe.teacher.plan, steps=120)),
+        hyper=replace(recipe.hyper, plan=replace(recipe.hyper.plan, learning_rate=1e-2)),
     )
 
 
@@ -137,7 +143,7 @@ def arxiv() -> GraphRecipe:
         trajectories=TrajectoryRecipe(max_steps=16),
         student=replace(recipe.student, plan=brief),
         best=replace(recipe.best, plan=brief),
-        hyper=replace(recipe.hyper, plan=brief, longest=6),
+        hyper=replace(recipe.hyper, plan=replace(brief, learning_rate=1e-1), longest=6),
         few_step=labelled,
         few_step_budgets=(1, 2, 5),
         gcn=ExplicitRecipe(network=GCNSpec(hidden=128), plan=slower),

@@ -31,7 +31,7 @@ class OGBSource:
     def load(self) -> NodeData:
         """The graph."""
         folder = self.root / self.name.replace("-", "_")
-        with looking_in(self.root):
+        with looking_in(self.root, folder):
             if self.download and not folder.exists():
                 folder = download_ogb(self.root, self.name)
             return read_ogb(folder, self.name)
@@ -61,9 +61,10 @@ class PyGSource:
 
     def load(self) -> NodeData:
         """The graph."""
-        with looking_in(self.root):
+        folder = self.root / self.family
+        with looking_in(self.root, folder):
             return read_pyg(
-                self.root / self.family,
+                folder,
                 self.family,
                 self.name,
                 split=self.split,

@@ -1,12 +1,16 @@
 """What the recipes of image classification with MDEQ have in common."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, TypeAlias
+
+import torch
 
 from cdeq.data.augment import Augmentation
 from cdeq.data.byte_images import ByteImageSet
 from cdeq.data.indexed import IndexedData
+from cdeq.data.labels import Labels
 from cdeq.data.lines import Progress
 from cdeq.evaluation.metrics import ACCURACY, TOP5_ACCURACY, Metric
 from cdeq.models.base import EquilibriumModel
@@ -18,6 +22,8 @@ from cdeq.recipes.image_sources import Images, Source, loaded
 
 ExplicitName: TypeAlias = Literal["alexnet", "bn_inception", "hrnet"]
 
+LABELS = "labels.json"
+"""In a teacher's folder: what `predict` needs to know."""
 MANY = 50
 """From so many classes on, the five likeliest are worth a score of their own."""
 
@@ -76,21 +82,57 @@ class ImageRecipe(Recipe):
 
     def data(self) -> Splits:
         train, validation, test, _ = self.images.parts
+        self._require_sizes(train.image.shape[-1])
         return Splits(train, validation, test)
+
+    def _require_sizes(self, side: int) -> None:
+        """Refuse images that some network does not take before another is trained for hours.
+
+        Raises:
+            ValueError: Names the network.
+        """
+        if side % self.network.stride:
+            raise ValueError(
+                f"the lowest resolution is {self.network.stride} times below the images', so "
+                f"their side is a multiple of that; got images of {side} × {side}."
+            )
+        for name, settings in self.explicit_networks.items():
+            if settings.network.smallest > side:
+                least = settings.network.smallest
+                raise ValueError(
+                    f"{name} with these settings takes images of {least} × {least} and larger; "
+                    f"got {side} × {side}; leave it out of `explicit`, or have it stride less."
+                )
 
     @property
     def remarks(self) -> tuple[str, ...]:
         return self.images.parts.skipped
 
+    def told(
+        self,
+        part: IndexedData,
+        teacher: EquilibriumModel,
+        path: Path,
+        *,
+        samples: int | None = None,
+        advance: Callable[[int, int], object] = lambda done, total: None,
+    ) -> IndexedData:
+        assert isinstance(part, ByteImageSet)
+        return part if samples is None else part.part(torch.arange(min(samples, len(part))))
+
     def further_data(self) -> Mapping[str, IndexedData]:
         return dict(self.images.further)
+
+    def save_beside(self, folder: Path) -> None:
+        labels = Labels(classes=self.classes, framing=self.images.framing)
+        labels.save(folder / LABELS)
 
     @property
     def explicit_networks(self) -> Mapping[str, ImageExplicitRecipe]:
         return {name: getattr(self, name) for name in self.explicit}
 
     def explicit_model(self, name: str) -> ExplicitImageModel:
-        return self.explicit_networks[name].build(len(self.classes))
+        return self.explicit_networks[name].build(len(self.classes), self.network)
 
     def data_digest(self, part: IndexedData) -> str:
         assert isinstance(part, ByteImageSet)

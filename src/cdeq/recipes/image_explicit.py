@@ -4,13 +4,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from cdeq.data.augment import Augmentation
 from cdeq.models.vision.alexnet import AlexNet, AlexNetSpec
 from cdeq.models.vision.bn_inception import BNInception, BNInceptionSpec
 from cdeq.models.vision.explicit import ExplicitImageModel
 from cdeq.models.vision.hrnet import HRNet, HRNetSpec
+from cdeq.models.vision.mdeq import MDEQSpec
 from cdeq.training.plan import Plan
 from cdeq.training.supervised import SupervisedObjective
+from cdeq.training.teacher import Augment
 
 AnyExplicit: TypeAlias = AlexNetSpec | BNInceptionSpec | HRNetSpec
 
@@ -22,27 +23,28 @@ class ImageExplicitRecipe:
     """All settings of one explicit image classifier.
 
     Arguments:
-        network: Its settings; the classes are the data's, whatever it says.
+        network: Its settings; the classes are the data's, and what pixels are normalised by is
+            the teacher's, whatever it says.
         plan: How it is trained.
-        augmentation: The random change of training images.
     """
 
     network: AnyExplicit
     plan: Plan
-    augmentation: Augmentation = Augmentation()
 
     @property
     def kind(self) -> type[ExplicitImageModel]:
         """The class of the network."""
         return next(kind for kind in NETWORKS if kind.Spec is type(self.network))
 
-    def build(self, classes: int) -> ExplicitImageModel:
+    def build(self, classes: int, beside: MDEQSpec) -> ExplicitImageModel:
         """A fresh network; its weights depend on torch's global seed.
 
         Arguments:
             classes: Of the data.
+            beside: The teacher's settings.
         """
-        return self.kind(replace(self.network, classes=classes))
+        colours = {"mean": beside.mean, "deviation": beside.deviation}
+        return self.kind(replace(self.network, classes=classes, **colours))
 
     def read(self, folder: str | Path) -> ExplicitImageModel:
         """The network that was saved in a folder.
@@ -52,6 +54,8 @@ class ImageExplicitRecipe:
         """
         return self.kind.from_pretrained(folder)
 
-    def objective(self, model: ExplicitImageModel) -> SupervisedObjective:
-        """The network in training."""
-        return SupervisedObjective(model, self.augmentation)
+    def objective(
+        self, model: ExplicitImageModel, augment: Augment | None = None
+    ) -> SupervisedObjective:
+        """The network in training, on batches that are changed at random."""
+        return SupervisedObjective(model, augment)

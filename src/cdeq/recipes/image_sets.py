@@ -32,20 +32,15 @@ def _pictured(
     network: MDEQSpec,
     plan: Plan,
     *,
+    first: Pretraining,
     augmentation: Augmentation,
     alexnet: AlexNetSpec,
     bn_inception: BNInceptionSpec,
     hrnet: HRNetSpec,
 ) -> ImageRecipe:
     """A teacher that is pre-trained with a few steps, and all that stands beside it."""
-    quick = replace(plan, steps=plan.steps // 4, validate_every=0)
-    colours = {"mean": network.mean, "deviation": network.deviation}
-
-    def explicit(spec: AlexNetSpec | BNInceptionSpec | HRNetSpec) -> ImageExplicitRecipe:
-        return ImageExplicitRecipe(
-            network=replace(spec, **colours), plan=plan, augmentation=augmentation
-        )
-
+    quick = replace(plan, steps=plan.steps // 4, weight_decay=0.0, validate_every=0)
+    whole = replace(plan, steps=first.plan.steps + plan.steps)
     return ImageRecipe(
         source=source,
         network=network,
@@ -54,9 +49,9 @@ def _pictured(
             # equilibria that are found quickly are what students can be taught
             loss=TeacherLoss(shortest=6, longest=16, random_start=0.0, jacobian_weight=0.5),
             plan=plan,
-            pretraining=Pretraining(plan=replace(quick, steps=plan.steps // 2), steps=3),
+            pretraining=first,
         ),
-        trajectories=TrajectoryRecipe(max_steps=16, online=True),
+        trajectories=TrajectoryRecipe(max_steps=24, online=True),
         student=StudentRecipe(plan=quick, loss=DistillationLoss()),
         best=UntiedRecipe(plan=quick),
         hyper=HyperRecipe(plan=quick, loss=HyperLoss(detach=True)),
@@ -72,9 +67,9 @@ def _pictured(
             probed=1024,
             batch_size=256,
         ),
-        alexnet=explicit(alexnet),
-        bn_inception=explicit(bn_inception),
-        hrnet=explicit(hrnet),
+        alexnet=ImageExplicitRecipe(network=alexnet, plan=whole),
+        bn_inception=ImageExplicitRecipe(network=bn_inception, plan=whole),
+        hrnet=ImageExplicitRecipe(network=hrnet, plan=whole),
     )
 
 
@@ -99,12 +94,29 @@ SMALL = {
 }
 """Explicit networks for images of 32 × 32, of about as many parameters as `mdeq_sizes.tiny`."""
 
+MEDIUM = {
+    "alexnet": AlexNetSpec(
+        widths=(64, 128, 192, 192, 192), hidden=768, kernel=5, stride=2, padding=2, pooled=3
+    ),
+    "bn_inception": BNInceptionSpec(width=1 / 2, small=True),
+    "hrnet": replace(
+        SMALL["hrnet"],
+        stem=32,
+        strides=(2, 2),
+        first=32,
+        widths=(16, 32, 64, 128),
+        head=(12, 24, 48, 96),
+        features=512,
+    ),
+}
+"""Explicit networks for images of 64 × 64, of about as many parameters as the teacher there."""
+
 LARGE = {"alexnet": AlexNetSpec(), "bn_inception": BNInceptionSpec(), "hrnet": HRNetSpec()}
 """Explicit networks as published."""
 
 
 def cifar10() -> ImageRecipe:
-    """CIFAR-10, half its resolution inside f: an hour or so on two cores, minutes on a GPU."""
+    """CIFAR-10, half its resolution in f: a teacher takes an hour or so on two cores."""
     network = replace(
         mdeq_sizes.tiny(),
         strides=(1, 2),
@@ -118,10 +130,11 @@ def cifar10() -> ImageRecipe:
         batch_size=64,
         learning_rate=2e-3,
         warmup=200,
-        weight_decay=1e-4,
+        weight_decay=1e-2,
         validate_every=1250,
     )
-    return _pictured(CIFARSource(), network, plan, augmentation=CROPPED, **SMALL)
+    first = Pretraining(plan=replace(plan, steps=2500, validate_every=0), steps=3)
+    return _pictured(CIFARSource(), network, plan, first=first, augmentation=CROPPED, **SMALL)
 
 
 def cifar10_single_stream() -> ImageRecipe:
@@ -139,10 +152,11 @@ def cifar10_published() -> ImageRecipe:
         batch_size=128,
         learning_rate=1e-3,
         warmup=1000,
-        weight_decay=2.5e-6,
+        weight_decay=1e-2,
         validate_every=5000,
     )
-    return _pictured(CIFARSource(), network, plan, augmentation=CROPPED, **SMALL)
+    first = Pretraining(plan=replace(plan, steps=15_000, validate_every=0), steps=3)
+    return _pictured(CIFARSource(), network, plan, first=first, augmentation=CROPPED, **SMALL)
 
 
 def own_images() -> ImageRecipe:
@@ -172,43 +186,47 @@ def tiny_imagenet() -> ImageRecipe:
         batch_size=128,
         learning_rate=1e-3,
         warmup=500,
-        weight_decay=1e-4,
+        weight_decay=1e-2,
         validate_every=5000,
     )
-    source = FolderSource(path=Path("tiny-imagenet-200"))
-    augmentation = Augmentation(padding=6, flip=0.5)
-    return _pictured(source, network, plan, augmentation=augmentation, **SMALL)
+    first = Pretraining(plan=replace(plan, steps=10_000, validate_every=0), steps=3)
+    # the official archive has lists of boxes among its training images
+    source = FolderSource(path=Path("tiny-imagenet-200"), unusable="skip")
+    moved = Augmentation(padding=6, flip=0.5)
+    return _pictured(source, network, plan, first=first, augmentation=moved, **MEDIUM)
 
 
 def imagenet() -> ImageRecipe:
-    """ImageNet in folders, imagenet/{train,val}, with MDEQ-Small as published: for GPUs."""
-    framing = Framing(size=224, resize=256)
+    """ImageNet in folders, imagenet/{train,val}, with MDEQ-Small as large as published: GPUs."""
     plan = Plan(
-        steps=1_000_000,
+        steps=490_000,
         batch_size=128,
         learning_rate=1e-3,
         warmup=10_000,
-        weight_decay=5e-5,
+        weight_decay=5e-2,
         validate_every=50_000,
         checkpoint_every=1000,
     )
     recipe = _pictured(
-        FolderSource(path=Path("imagenet"), framing=framing, threads=8, unusable="skip"),
+        FolderSource(
+            path=Path("imagenet"),
+            framing=Framing(size=224, resize=256),
+            validation=0.01,
+            threads=8,
+            unusable="skip",
+        ),
         mdeq_sizes.small(),
         plan,
+        first=Pretraining(plan=replace(plan, steps=510_000, validate_every=0), steps=5),
         augmentation=Augmentation(scale=(0.08, 1.0), flip=0.5),
         **LARGE,
     )
-    quick = replace(plan, steps=50_000, validate_every=0)
-    first = Pretraining(plan=replace(plan, steps=510_000, validate_every=0), steps=5)
+    quick = replace(recipe.student.plan, steps=50_000, warmup=1000)
+    whole_budget = TeacherLoss(shortest=26, longest=26, random_start=0.0)
     return replace(
         recipe,
-        teacher=replace(
-            recipe.teacher,
-            loss=TeacherLoss(shortest=26, longest=26, random_start=0.0),
-            pretraining=first,
-        ),
-        trajectories=TrajectoryRecipe(max_steps=26, online=True),
+        teacher=replace(recipe.teacher, loss=whole_budget),
+        trajectories=replace(recipe.trajectories, max_steps=26),
         student=replace(recipe.student, plan=quick),
         best=replace(recipe.best, plan=quick),
         hyper=replace(recipe.hyper, plan=quick),
@@ -232,6 +250,7 @@ def mdeq_tiny() -> ImageRecipe:
         DigitsSource(limit=96),
         network,
         quick,
+        first=Pretraining(plan=replace(quick, steps=20), steps=3),
         augmentation=Augmentation(padding=1),
         alexnet=SMALL["alexnet"],
         bn_inception=replace(SMALL["bn_inception"], width=1 / 32),

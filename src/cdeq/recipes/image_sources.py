@@ -51,9 +51,10 @@ class CIFARSource:
 
     def load(self, progress: Progress | None = None) -> Images:
         """Its parts."""
-        with looking_in(self.root):
+        folder = self.root / "cifar-10-batches-py"
+        with looking_in(self.root, folder):
             train, validation, held_out, test = read_cifar10(
-                self.root / "cifar-10-batches-py",
+                folder,
                 validation=self.validation,
                 held_out=self.held_out,
                 test_first=self.test_first,
@@ -92,9 +93,10 @@ class FolderSource:
     def load(self, progress: Progress | None = None) -> Images:
         """Its parts."""
         decoding = Decoding(framing=self.framing, unusable=self.unusable, threads=self.threads)
-        with looking_in(self.root):
+        folder = self.root / self.path
+        with looking_in(self.root, folder):
             parts = read_image_parts(
-                self.root / self.path,
+                folder,
                 decoding,
                 validation=self.validation,
                 test=self.test,

@@ -11,6 +11,7 @@ from cdeq.models.language.tcn import TCN, TCNSpec
 from cdeq.models.language.transformer_xl import TransformerXL, TransformerXLSpec
 from cdeq.training.plan import Plan
 from cdeq.training.supervised import StreamObjective
+from cdeq.training.teacher import Augment
 
 AnyExplicit: TypeAlias = TransformerXLSpec | TCNSpec | GatedConvSpec | QRNNSpec
 
@@ -50,6 +51,8 @@ class TextExplicitRecipe:
         """
         return self.kind.from_pretrained(folder)
 
-    def objective(self, model: ExplicitLanguageModel) -> StreamObjective:
-        """The network in training."""
+    def objective(
+        self, model: ExplicitLanguageModel, augment: Augment | None = None
+    ) -> StreamObjective:
+        """The network in training; texts are read as they are."""
         return StreamObjective(model)

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # Table 2 and Figure 2b on CIFAR-10: MDEQ and the single-stream DEQ, their solvers cut short, their
 # students, the same f trained with few steps, and explicit networks.
-# Writes results/cifar10*.json and .md, one a teacher, and both in results/table2-cifar10.*.
+# Writes results/cifar10*.json and .md, one a teacher, and both in "$results/table2-cifar10".*.
 #
 # usage: runs/table2_cifar10.sh [SEED …]
 #
 # Data: the folder CDEQ_DATA (or `data`) holds cifar-10-batches-py, the official Python batches. What is
 #   reported is held out of the training images; the first TEST_FIRST of the test batch are reported besides
-#   (1000 by default: in the copy that the committed table was made with, the others are re-compressed).
-# Checkpoints: what was trained for the committed table lies in checkpoints/ and is taken from there, so
-#   that it is reproduced in minutes; AFRESH=1 trains everything anew, which takes hours on two cores.
-# RECIPES=mdeq_tiny tries all of it out in a minute or two, without data.
+#   (1000 by default, for a copy of which the others are re-compressed; 10000 for the original).
+# Checkpoints: what lies in checkpoints/ is taken from there; AFRESH=1 trains everything anew, which takes
+#   hours on two cores; each stage goes on where it was stopped.
+# RECIPES=mdeq_tiny RESULTS=out tries all of it out in a minute or two, without data.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 make -s .venv/.installed
-seeds=("${@:-0}")
+seeds=("${@:-0}") results=${RESULTS:-results}
 read -ra recipes <<<"${RECIPES:-cifar10 cifar10_single_stream}"
 parts=()
 for recipe in "${recipes[@]}"; do
@@ -30,11 +30,14 @@ for recipe in "${recipes[@]}"; do
       .venv/bin/cdeq "$command" "$recipe" --seed "$seed" --folder "$folder" "${keys[@]}"
     done
   done
-  .venv/bin/cdeq report "${folders[@]}" --output "results/$recipe"
+  .venv/bin/cdeq report "${folders[@]}" --output "$results/$recipe"
   case $recipe in *_single_stream) label=single-stream ;; *) label="" ;; esac
-  parts+=("$label=results/$recipe.json")
+  parts+=("$label=$results/$recipe.json")
 done
 if [ ${#parts[@]} -gt 1 ]; then
-  .venv/bin/cdeq combine "${parts[@]}" --output results/table2-cifar10
+  .venv/bin/cdeq combine "${parts[@]}" --output "$results/table2-cifar10"
 fi
+models=(student-paper student-best hyperdeq few-step)
+.venv/bin/cdeq compare "$results/${recipes[0]}.json" --models "${models[@]}" \
+  --output "$results/figure2b-${recipes[0]}.png"
 .venv/bin/python -m cdeq.report.quoting README.md

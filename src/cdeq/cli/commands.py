@@ -144,18 +144,22 @@ COMMANDS: Mapping[str, Command] = {
     "train": Command(
         train, ("seed", "source", "network", "teacher", "augmentation", "hardware"), trains=True
     ),
-    "cache": Command(cache, ("trajectories",)),
+    "cache": Command(cache, ("source", "trajectories")),
     "distill": Command(
         distill,
-        ("seed", "distil", "student", "best", "hyper", "trajectories", "hardware"),
+        ("seed", "source", "distil", "student", "best", "hyper", "trajectories", "hardware"),
         trains=True,
     ),
     "baseline": Command(
-        baseline, ("seed", "network", "few_step", "few_step_budgets", "hardware"), trains=True
+        baseline,
+        ("seed", "source", "network", "few_step", "few_step_budgets", "hardware"),
+        trains=True,
     ),
-    "explicit": Command(explicit, ("seed", "explicit", *NETWORKS, "hardware"), trains=True),
-    "evaluate": Command(evaluate, ("evaluation",)),
-    "generate": Command(generate, ("seed",), options=Generate()),
+    "explicit": Command(
+        explicit, ("seed", "source", "explicit", *NETWORKS, "hardware"), trains=True
+    ),
+    "evaluate": Command(evaluate, ("source", "evaluation")),
+    "generate": Command(generate, ("seed", "source"), options=Generate()),
     "predict": Command(predict, ("seed",), options=Predict()),
     "demo": Command(demo, (), trains=True),
 }

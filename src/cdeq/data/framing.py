@@ -87,8 +87,8 @@ class Framing:
             return picture if picture.mode == "RGB" else picture.convert("RGB")
         if self.alpha == "refuse":
             raise StoreError(
-                f"{name} has transparent pixels (mode {picture.mode}), which alpha='refuse' does "
-                "not let through; flatten it, or choose alpha='white'."
+                f"{name} has transparent pixels (mode {picture.mode}), which `alpha` refuse does "
+                "not let through; flatten it, or choose `alpha` white."
             )
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")

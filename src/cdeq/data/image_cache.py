@@ -153,7 +153,8 @@ def _pixels(decoding: Decoding, sample: Sample) -> Tensor | str:
         if decoding.unusable == "skip":
             return str(error)
         raise StoreError(
-            f"{error} Mend or remove it, or leave out all such files with unusable='skip'."
+            f"{str(error).removesuffix('.')}; mend or remove it, or leave all such files out "
+            "(`unusable` skip)."
         ) from error
 
 

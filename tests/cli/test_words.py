@@ -24,7 +24,7 @@ from cdeq.training.plan import Plan
 each_recipe = pytest.mark.parametrize("name", RECIPES)
 
 LINES = {"demo": 700, "distill": 330, "explicit": 260, "train": 200}
-"""How long a help may be: of all keys, of three kinds of students, of four networks; others less."""
+"""How long help may be: of all keys, three kinds of students, four networks; others less."""
 
 
 @pytest.mark.parametrize("words", [[], ["-h"], ["--help"]], ids=str)

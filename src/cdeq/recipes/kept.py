@@ -1,4 +1,4 @@
-"""Data that are read once: the last ones stay in memory."""
+"""Data that are read once: those of the last source stay in memory."""
 
 from collections.abc import Hashable
 from typing import Generic, Protocol, TypeVar
@@ -20,7 +20,7 @@ Read = TypeVar("Read")
 
 
 class Kept(Generic[Read]):
-    """The data of sources, of which the last ones are kept.
+    """The data of sources; those of the last source are kept.
 
     Example:
         >>> class Text(str):

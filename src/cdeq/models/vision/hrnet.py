@@ -19,7 +19,7 @@ Pyramid: TypeAlias = tuple[Images, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class HRNetSpec(ExplicitImageSpec):
-    """The settings of an `HRNet`, by default of HRNet-W18-C. Images may be of any size.
+    """The settings of an `HRNet`, by default of HRNet-W18-C.
 
     Arguments:
         classes: The number of classes.

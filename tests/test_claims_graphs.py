@@ -8,9 +8,10 @@ from cdeq.report import Results
 
 ROOT = Path(__file__).parent.parent
 RESULTS = {name: Results.load(ROOT / f"results/{name}.json") for name in ("arxiv", "computers")}
+FREE = {"arxiv_unconstrained": Results.load(ROOT / "results/arxiv_unconstrained.json")}
 VALUES = {
     (name, row.model, row.nfe, row.metric): row.value
-    for name, results in RESULTS.items()
+    for name, results in (RESULTS | FREE).items()
     for row in results.rows
 }
 BUDGETS = range(1, 11)
@@ -70,3 +71,40 @@ def test_the_teacher_is_as_good_as_is_said(graph: str, least: float) -> None:
 @graphs
 def test_distillation_is_cheap(graph: str) -> None:
     assert value(graph, "student-best", None, "effort_distilled") <= 0.30
+
+
+# W free
+
+GRAPH = "arxiv_unconstrained"
+
+
+@pytest.mark.parametrize(("nfe", "share"), [(1, 0.998), (2, 0.9949), (5, 0.999)])
+def test_with_w_free_one_evaluation_is_nearly_the_teachers_answer(nfe: int, share: float) -> None:
+    assert value(GRAPH, "student-best", nfe, "attained") >= share
+
+
+@pytest.mark.parametrize("nfe", BUDGETS)
+def test_with_w_free_no_method_is_better(nfe: int) -> None:
+    others = ("picard", "anderson", "ignn-solver", "student-paper", "student-paper-no-aa")
+    best = max(value(GRAPH, model, nfe) for model in others)
+    assert value(GRAPH, "student-best", nfe) >= best - 0.001
+
+
+def test_with_w_free_an_answer_is_many_times_as_fast() -> None:
+    whole = value(GRAPH, "teacher", None, "time")
+    assert whole > 40
+    assert value(GRAPH, "student-best", 1, "time") < 2
+    assert value(GRAPH, "ignn-solver", 1, "products") == 2
+
+
+def test_with_w_free_the_error_goes_on_falling() -> None:
+    ours, theirs = (
+        value(GRAPH, model, 10, "relative_error") for model in ("student-best", "anderson")
+    )
+    assert ours <= 0.29 * theirs
+    assert value(GRAPH, "student-paper", 10, "relative_error") > 0.4
+
+
+@pytest.mark.parametrize("nfe", [1, 2, 5])
+def test_with_w_free_a_network_trained_for_the_budget_is_below(nfe: int) -> None:
+    assert value(GRAPH, "few-step", nfe) < value(GRAPH, "student-best", nfe)

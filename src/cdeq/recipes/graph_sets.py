@@ -112,7 +112,10 @@ def photo() -> GraphRecipe:
 
 def computers() -> GraphRecipe:
     """Amazon Computers: 13,752 products; a seeded split of 20 training nodes a class."""
-    return _classified(PyGSource(family="amazon", name="Computers"))
+    recipe = _classified(PyGSource(family="amazon", name="Computers"))
+    return replace(
+        recipe, best=replace(recipe.best, plan=replace(recipe.best.plan, learning_rate=3e-2))
+    )
 
 
 def physics() -> GraphRecipe:

@@ -17,8 +17,13 @@ def data_root() -> Path:
 
 
 @contextmanager
-def looking_in(root: Path, folder: Path) -> Iterator[None]:
-    """Say of a folder that is not there how to look for it elsewhere.
+def looking_in(root: Path, folder: Path | None = None) -> Iterator[None]:
+    """Say of what could not be read how to look for it elsewhere.
+
+    Arguments:
+        root: The folder of all data sets.
+        folder: Where that is there, what is wrong is inside and nothing is said; None says it
+            always.
 
     Raises:
         StoreError: That of the block, with this in it.
@@ -26,7 +31,7 @@ def looking_in(root: Path, folder: Path) -> Iterator[None]:
     try:
         yield
     except StoreError as error:
-        if folder.exists():
+        if folder is not None and folder.exists():
             raise
         raise StoreError(
             f"{error} Data sets are looked for in {root}, the folder that the environment "

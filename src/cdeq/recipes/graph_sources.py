@@ -31,7 +31,7 @@ class OGBSource:
     def load(self) -> NodeData:
         """The graph."""
         folder = self.root / self.name.replace("-", "_")
-        with looking_in(self.root, folder):
+        with looking_in(self.root):
             if self.download and not folder.exists():
                 folder = download_ogb(self.root, self.name)
             return read_ogb(folder, self.name)
@@ -61,10 +61,9 @@ class PyGSource:
 
     def load(self) -> NodeData:
         """The graph."""
-        folder = self.root / self.family
-        with looking_in(self.root, folder):
+        with looking_in(self.root):
             return read_pyg(
-                folder,
+                self.root / self.family,
                 self.family,
                 self.name,
                 split=self.split,

@@ -51,10 +51,9 @@ class CIFARSource:
 
     def load(self, progress: Progress | None = None) -> Images:
         """Its parts."""
-        folder = self.root / "cifar-10-batches-py"
-        with looking_in(self.root, folder):
+        with looking_in(self.root):
             train, validation, held_out, test = read_cifar10(
-                folder,
+                self.root / "cifar-10-batches-py",
                 validation=self.validation,
                 held_out=self.held_out,
                 test_first=self.test_first,

@@ -31,7 +31,7 @@ class WikiTextSource:
     def load(self, progress: Progress | None = None) -> Corpus:
         """Its three parts."""
         folder = self.root / self.name.removesuffix("-v1")
-        with looking_in(self.root, folder):
+        with looking_in(self.root):
             return read_wikitext(folder, self.name, download=self.download, progress=progress)
 
 

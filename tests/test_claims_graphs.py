@@ -8,7 +8,10 @@ from cdeq.report import Results
 
 ROOT = Path(__file__).parent.parent
 RESULTS = {name: Results.load(ROOT / f"results/{name}.json") for name in ("arxiv", "computers")}
-FREE = {"arxiv_unconstrained": Results.load(ROOT / "results/arxiv_unconstrained.json")}
+FREE = {
+    name: Results.load(ROOT / f"results/{name}.json")
+    for name in ("arxiv_unconstrained", "computers_unconstrained")
+}
 VALUES = {
     (name, row.model, row.nfe, row.metric): row.value
     for name, results in (RESULTS | FREE).items()
@@ -108,3 +111,19 @@ def test_with_w_free_the_error_goes_on_falling() -> None:
 @pytest.mark.parametrize("nfe", [1, 2, 5])
 def test_with_w_free_a_network_trained_for_the_budget_is_below(nfe: int) -> None:
     assert value(GRAPH, "few-step", nfe) < value(GRAPH, "student-best", nfe)
+
+
+@pytest.mark.parametrize(("nfe", "share"), [(1, 0.985), (2, 0.9995), (5, 0.9995)])
+def test_on_computers_with_w_free_the_student_is_its_teacher(nfe: int, share: float) -> None:
+    graph = "computers_unconstrained"
+    assert value(graph, "student-best", nfe, "attained") >= share
+    assert value(graph, "anderson", nfe, "attained") < 0.5
+    for other in ("picard", "anderson", "ignn-solver", "student-paper"):
+        assert value(graph, "student-best", nfe) > value(graph, other, nfe)
+
+
+@pytest.mark.parametrize("nfe", [1, 2])
+def test_on_computers_with_w_free_the_shallow_network_wins(nfe: int) -> None:
+    graph = "computers_unconstrained"
+    gap = value(graph, "few-step", nfe) - value(graph, "teacher", None)
+    assert 0.05 < gap < 0.07

@@ -4,7 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cli.image_runs import small
 from cli.run import Ended, tiny
+from image_files import fill
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +26,17 @@ def finished(demo: tuple[Path, Ended]) -> Path:
 def copied(finished: Path, tmp_path: Path) -> Path:
     """A copy of the demo's folder."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def image_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """The folder of pictures and of the finished run on them, and what was said."""
+    root = tmp_path_factory.mktemp("images")
+    fill(root / "pictures", (14, 15, 16))
+    return root, small("demo", root)
+
+
+@pytest.fixture(scope="session")
+def imaged(image_demo: tuple[Path, Ended]) -> Path:
+    """That folder, not to be changed."""
+    return image_demo[0]

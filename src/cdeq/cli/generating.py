@@ -1,12 +1,11 @@
 """`cdeq generate`: a prompt goes on, as the teacher has it and as its students have it."""
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from rich.box import SIMPLE
@@ -22,7 +21,7 @@ from cdeq.consistency.refine import Student, refine
 from cdeq.consistency.student import require_own
 from cdeq.consistency.time import Schedule
 from cdeq.consistency.untied import UntiedDEQ
-from cdeq.core.cell import Cell
+from cdeq.core.cell import folded
 from cdeq.data.tokenizer import Tokenizer
 from cdeq.errors import CDEQError
 from cdeq.models.language.decoding import Decoding
@@ -39,8 +38,6 @@ from cdeq.training.plan import require_count
 
 SHOWN = 60
 """Tokens of the prompt that are shown again, the last ones."""
-
-M = TypeVar("M", bound=nn.Module)
 
 StartName: TypeAlias = Literal["recurring", "previous", "cold"]
 STARTS: Mapping[StartName, Start] = {"recurring": recurring, "previous": previous, "cold": cold}
@@ -140,7 +137,7 @@ def generate(
         CDEQError: When a student is not distilled, or the prompt is too long and such are refused.
     """
     require_vocabulary(tokenizer, teacher, vocabulary)
-    model = _folded(teacher)
+    model = folded(teacher)
     writers = _writers(options, teacher, model, students)
     text = prompt_text(options.prompt, options.file)
     prompt = torch.tensor([encoded(text, tokenizer, console)], device=model.device)
@@ -191,17 +188,8 @@ def _writers(
 def _refined(student: Student, times: Schedule, nfe: int) -> Answerer:
     if isinstance(student, UntiedDEQ):
         student = student.merged()  # folding forgets increments that are not merged
-    ready = _folded(student) if isinstance(student, nn.Module) else student
+    ready = folded(student) if isinstance(student, nn.Module) else student
     return stepped(lambda x, z0: refine(ready, x, z0, times.times(nfe)))
-
-
-def _folded(module: M) -> M:
-    """A copy for inference, whose weights are normalised once and not for every token."""
-    copy = deepcopy(module).eval()
-    for part in copy.modules():
-        if isinstance(part, Cell):
-            part.fold()
-    return copy
 
 
 def _written(

@@ -1,7 +1,6 @@
 """`cdeq predict`: what pictures show, as the teacher has it and as its students have it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from cdeq.cli.measuring import Ready
 from cdeq.cli.prompting import legible, say
 from cdeq.consistency.refine import refine
-from cdeq.core.cell import Cell
+from cdeq.core.cell import folded
 from cdeq.core.solve import solve
 from cdeq.data.framing import Framing
 from cdeq.data.image_cache import Unusable
@@ -142,7 +141,7 @@ def _answerers(
     options: Predict, teacher: MDEQ, students: Mapping[str, Ready]
 ) -> dict[str, _Answerer]:
     """Those who are asked."""
-    model = _folded(teacher)
+    model = folded(teacher)
     found: dict[str, _Answerer] = {}
     for name in dict.fromkeys(options.by):
         if name == TEACHER:
@@ -153,15 +152,6 @@ def _answerers(
             known = ", ".join((TEACHER, *students))
             raise CDEQError(f"there is no trained {name!r} to ask; choose `--by` from {known}.")
     return found
-
-
-def _folded(teacher: MDEQ) -> MDEQ:
-    """A copy for inference, whose weights are normalised once."""
-    model = deepcopy(teacher).eval()
-    for part in model.modules():
-        if isinstance(part, Cell):
-            part.fold()
-    return model
 
 
 def _solving(options: Predict, model: MDEQ) -> _Answerer:

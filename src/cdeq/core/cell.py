@@ -1,5 +1,8 @@
 """The map f, and what it computes once a solve rather than once an evaluation."""
 
+from copy import deepcopy
+from typing import TypeVar
+
 from torch import nn
 
 from cdeq.typing import Context, Map
@@ -23,6 +26,24 @@ class Cell(nn.Module):
         Called on copies for inference, whose weights change no more: a normalised weight, say,
         takes the place of the one that `prepare` normalises at every solve.
         """
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def folded(module: M) -> M:
+    """A copy for inference, in which every cell has done what depends on its weights alone.
+
+    Example:
+        >>> from cdeq.models.vision.contraction import ContractionDEQ, ContractionSpec
+        >>> folded(ContractionDEQ(ContractionSpec(channels=4))).deq.cell.folded
+        True
+    """
+    copy = deepcopy(module).eval()
+    for part in copy.modules():
+        if isinstance(part, Cell):
+            part.fold()
+    return copy
 
 
 def bind(cell: nn.Module, x: Context) -> Map:

@@ -1,11 +1,9 @@
 """What the recipes of image classification with MDEQ have in common."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
-
-import torch
 
 from cdeq.data.augment import Augmentation
 from cdeq.data.byte_images import ByteImageSet
@@ -107,18 +105,6 @@ class ImageRecipe(Recipe):
     @property
     def remarks(self) -> tuple[str, ...]:
         return self.images.parts.skipped
-
-    def told(
-        self,
-        part: IndexedData,
-        teacher: EquilibriumModel,
-        path: Path,
-        *,
-        samples: int | None = None,
-        advance: Callable[[int, int], object] = lambda done, total: None,
-    ) -> IndexedData:
-        assert isinstance(part, ByteImageSet)
-        return part if samples is None else part.part(torch.arange(min(samples, len(part))))
 
     def further_data(self) -> Mapping[str, IndexedData]:
         return dict(self.images.further)

@@ -69,6 +69,20 @@ def test_the_head_term_is_what_the_judge_says_along_the_run(device) -> None:
     torch.testing.assert_close(losses.total, losses.latent + 0.5 * losses.head)
 
 
+def test_labels_add_their_own_loss_along_the_run(device) -> None:
+    taught = vector_teacher(torch.float64, device)
+    goal, label = torch.randn_like(taught.start), torch.randn_like(taught.start)
+    student = UntiedDEQ.from_teacher(taught, steps=2)
+    run = list(refine(student, taught.x, taught.start, TIMES))
+    judges = nearness(goal), nearness(label)
+    losses = RolloutLoss(task_weight=0.25)(student, taught.x, taught.start, goal, TIMES, *judges)
+    expected = torch.stack([nearness(label)(z).mean() for z in run]).mean()
+    torch.testing.assert_close(losses.task, expected)
+    unlabelled = RolloutLoss()(student, taught.x, taught.start, goal, TIMES, *judges)
+    assert float(unlabelled.task) == 0.0
+    torch.testing.assert_close(losses.total, unlabelled.total + 0.25 * expected)
+
+
 def test_without_a_judge_the_latent_term_is_all(device) -> None:
     taught = vector_teacher(torch.float64, device)
     goal = torch.randn_like(taught.start)

@@ -20,7 +20,7 @@ from cdeq.recipes.image import ImageRecipe
 from cdeq.recipes.image_explicit import ImageExplicitRecipe
 from cdeq.recipes.image_sources import CIFARSource, DigitsSource, FolderSource, Source
 from cdeq.recipes.students import StudentRecipe, UntiedRecipe
-from cdeq.training.plan import Plan
+from cdeq.training.plan import Hardware, Plan
 from cdeq.training.teacher import TeacherLoss
 
 FIVE = Phantom(steps=5, damping=0.5)
@@ -116,7 +116,7 @@ LARGE = {"alexnet": AlexNetSpec(), "bn_inception": BNInceptionSpec(), "hrnet": H
 
 
 def cifar10() -> ImageRecipe:
-    """CIFAR-10, half its resolution in f: a teacher takes an hour or so on two cores."""
+    """CIFAR-10, half its resolution in f, in bfloat16: a teacher takes an hour or so on a core."""
     network = replace(
         mdeq_sizes.tiny(),
         strides=(1, 2),
@@ -126,15 +126,17 @@ def cifar10() -> ImageRecipe:
         phantom=FIVE,
     )
     plan = Plan(
-        steps=5000,
+        steps=3000,
         batch_size=64,
         learning_rate=2e-3,
         warmup=200,
         weight_decay=1e-2,
-        validate_every=1250,
+        validate_every=1000,
     )
     first = Pretraining(plan=replace(plan, steps=2500, validate_every=0), steps=3)
-    return _pictured(CIFARSource(), network, plan, first=first, augmentation=CROPPED, **SMALL)
+    recipe = _pictured(CIFARSource(), network, plan, first=first, augmentation=CROPPED, **SMALL)
+    # nearly twice as fast where the processor knows bfloat16
+    return replace(recipe, hardware=Hardware(precision="bf16-mixed"))
 
 
 def cifar10_single_stream() -> ImageRecipe:
@@ -163,8 +165,8 @@ def own_images() -> ImageRecipe:
     """Images of your own, in a folder a class: `--source.path FOLDER`."""
     recipe = cifar10()
     network = replace(recipe.network, mean=(0.5, 0.5, 0.5), deviation=(0.25, 0.25, 0.25))
-    framing = Framing(size=32, resize=36)
-    return replace(recipe, source=FolderSource(root=Path(), framing=framing), network=network)
+    source = FolderSource(root=Path(), framing=Framing(size=32, resize=36))
+    return replace(recipe, source=source, network=network, hardware=Hardware())
 
 
 def tiny_imagenet() -> ImageRecipe:

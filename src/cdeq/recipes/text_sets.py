@@ -17,7 +17,7 @@ from cdeq.recipes.language import LanguageRecipe
 from cdeq.recipes.students import StudentRecipe, UntiedRecipe
 from cdeq.recipes.text_explicit import TextExplicitRecipe
 from cdeq.recipes.text_sources import DocumentationSource, Source, TextSource, WikiTextSource
-from cdeq.training.plan import Plan
+from cdeq.training.plan import Hardware, Plan
 from cdeq.training.teacher import TeacherLoss
 
 
@@ -70,8 +70,10 @@ def _modelled(
 
 
 def wikitext2() -> LanguageRecipe:
-    """WikiText-2: two million words; hours on two cores, minutes on a GPU."""
-    return _modelled(WikiTextSource(), features=160, heads=4, cutoffs=(4000, 14000))
+    """WikiText-2: two million words, f in bfloat16; a teacher takes an hour or so on a core."""
+    recipe = _modelled(WikiTextSource(), features=160, heads=4, cutoffs=(4000, 14000))
+    # nearly twice as fast where the processor knows bfloat16
+    return replace(recipe, hardware=Hardware(precision="bf16-mixed"))
 
 
 def wikitext2_small() -> LanguageRecipe:

@@ -96,7 +96,8 @@ class RolloutObjective(Objective):
     """A student that learns from its own runs.
 
     A step runs the student from z_0 and compares every state it visits with the end of the
-    teacher's trajectory, and its head's answer with the teacher's. Labels are not used.
+    teacher's trajectory, and its head's answer with the teacher's; with labels where the loss
+    gives them a weight.
 
     Arguments:
         student: The student, whose trainable parameters are optimised.
@@ -140,10 +141,12 @@ class RolloutObjective(Objective):
             path[-1],
             self.schedule.times(int(steps)),
             judge(teacher, x, path[-1]),
+            None if teacher.headless else lambda z: teacher.loss(teacher.decode(z, x), batch),
             visit=self._visits(path, generator),
             batched=teacher.deq.batched,
         )
-        return {"loss": losses.total, "latent": losses.latent, "head": losses.head}
+        parts = losses._asdict()
+        return {"loss": parts.pop("total"), **parts}
 
     def _visits(
         self, path: tuple[State, ...], generator: torch.Generator

@@ -86,6 +86,8 @@ def test_every_kind_of_table_is_quoted_to_the_letter(tmp_path: Path) -> None:
     some = pivot(results, "accuracy", "test", models=chosen)
     assert body("table a.json accuracy", tmp_path) == whole.markdown()
     assert body("table a.json accuracy teacher,student-best", tmp_path) == some.markdown()
+    at_two = pivot(results, "accuracy", "test", models=chosen, budgets=[2])
+    assert body("table a.json accuracy teacher,student-best 2", tmp_path) == at_two.markdown()
     for metrics in (["certified"], ["evaluations", "certified"]):
         expected = summary(results, metrics, "test").markdown()
         assert body(f"summary a.json {' '.join(metrics)}", tmp_path) == expected
@@ -128,6 +130,7 @@ def test_a_listing_of_chosen_models_names_them_even_with_blanks(tmp_path: Path) 
         ("summary a.json", "a quotation must read"),
         ("ratios a.json accuracy", "a quotation must read"),
         ("table a.json accuracy picard,nobody", "got 'nobody'"),
+        ("table a.json accuracy picard 1,7", r"were measured \(1, 2\); got 7"),
         ("table a.json evaluations picard", r"measured here \(student-best\); got 'picard'"),
         ("table a.json beauty", "direction is known"),
         ("summary a.json certified accuracy", "has none, see `pivot`"),

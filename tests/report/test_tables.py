@@ -192,6 +192,15 @@ def test_chosen_models_are_the_table_of_a_file_with_no_other(seed: int) -> None:
     )
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_chosen_budgets_are_the_table_of_a_file_with_no_other(seed: int) -> None:
+    source = sweep(seed)
+    for chosen in ([1, None], [16], [2, 1, 2]):
+        alone = results(*(r for r in source.rows if r.nfe in chosen))
+        expected = pivot(alone, "accuracy", "test")
+        assert pivot(source, "accuracy", "test", budgets=chosen) == expected
+
+
 def test_a_model_that_was_not_measured_is_refused() -> None:
     source = results(row("a", 1, 0.5), row("b", 1, 0.5, "perplexity"))
     with pytest.raises(ValueError, match=r"measured here \(a\); got 'b'"):

@@ -4,6 +4,7 @@ A quotation stands between one of these lines and an `<!-- end -->`:
 
     <!-- table FILE METRIC -->                  a metric by budget, see `pivot`
     <!-- table FILE METRIC MODEL,MODEL,… -->    the same, of these models only
+    <!-- table FILE METRIC MODEL,… NFE,NFE,… -->    the same, at these budgets only
     <!-- summary FILE METRIC METRIC … -->       metrics without a budget, see `summary`
     <!-- listing FILE NFE,NFE,… METRIC … -->    several metrics at budgets (`-` for converged and
                                                 explicit models), see `listing`
@@ -63,6 +64,9 @@ def _quotation(kind: str, path: Path, words: Sequence[str]) -> str:
             return pivot(Results.load(path), metric, "test").markdown()
         case "table", [metric, models]:
             return pivot(Results.load(path), metric, "test", models=models.split(",")).markdown()
+        case "table", [metric, models, budgets] if _BUDGETS.fullmatch(budgets):
+            chosen, at = models.split(","), _budgets(budgets)
+            return pivot(Results.load(path), metric, "test", models=chosen, budgets=at).markdown()
         case "summary", [_, *_]:
             return summary(Results.load(path), words, "test").markdown()
         case "listing", [budgets, _, *_] if _BUDGETS.fullmatch(budgets):
@@ -72,14 +76,18 @@ def _quotation(kind: str, path: Path, words: Sequence[str]) -> str:
         case _:
             raise ValueError(
                 "a quotation must read `table FILE METRIC`, `table FILE METRIC MODEL,MODEL`, "
-                "`summary FILE METRIC METRIC`, `listing FILE NFE,NFE METRIC METRIC` or "
+                "`table FILE METRIC MODEL,MODEL NFE,NFE`, `summary FILE METRIC METRIC`, `listing FILE NFE,NFE METRIC METRIC` or "
                 "`ratios FILE`; "
                 f"got `{' '.join([kind, str(path), *words])}`."
             )
 
 
+def _budgets(text: str) -> list[int | None]:
+    return [None if nfe == "-" else int(nfe) for nfe in text.split(",")]
+
+
 def _listing(path: Path, budgets: str, words: Sequence[str]) -> str:
-    wanted = [None if nfe == "-" else int(nfe) for nfe in budgets.split(",")]
+    wanted = _budgets(budgets)
     metrics, models = words, None
     if words[-1].startswith(MODELS):
         metrics, models = words[:-1], words[-1].removeprefix(MODELS).split(",")

@@ -90,7 +90,12 @@ class Table:
 
 
 def pivot(
-    results: Results, metric: str, split: str, *, models: Sequence[str] | None = None
+    results: Results,
+    metric: str,
+    split: str,
+    *,
+    models: Sequence[str] | None = None,
+    budgets: Sequence[int | None] | None = None,
 ) -> Table:
     """Makes the table of one metric: models down, budgets across, `converged` last.
 
@@ -102,10 +107,12 @@ def pivot(
         metric: A metric whose direction is known, see `METRICS`.
         split: The part of the data.
         models: The models to keep, `None` for all of them; their order stays that of every table.
+        budgets: The numbers of evaluations to keep, `None` among them for converged; `None` for
+            all of them.
 
     Raises:
         ValueError: If the metric is unknown, or nothing was measured for it on this split, or not
-            for one of the models.
+            for one of the models or at one of the budgets.
 
     Example:
         >>> rows = (
@@ -123,7 +130,7 @@ def pivot(
         student-best  0.867          –
     """
     kind = find_metric(metric)
-    rows = _kept(measured(results, metric, split), models)
+    rows = _at(_kept(measured(results, metric, split), models), budgets)
     table = {(row.model, row.nfe): row for row in rows}
     models = sort_models(row.model for row in rows)
     budgets = sort_budgets(row.nfe for row in rows)
@@ -240,6 +247,18 @@ def require_models(rows: Iterable[Row], models: Sequence[str] | None) -> None:
 def _kept(rows: tuple[Row, ...], models: Sequence[str] | None) -> tuple[Row, ...]:
     require_models(rows, models)
     return tuple(row for row in rows if models is None or row.model in models)
+
+
+def _at(rows: tuple[Row, ...], budgets: Sequence[int | None] | None) -> tuple[Row, ...]:
+    """The rows at these budgets, each of which must have some."""
+    there = {row.nfe for row in rows}
+    for nfe in budgets or ():
+        if nfe not in there:
+            raise ValueError(
+                "a table shows budgets at which its models were measured "
+                f"({', '.join(map(str, sort_budgets(there)))}); got {nfe}."
+            )
+    return tuple(row for row in rows if budgets is None or row.nfe in budgets)
 
 
 def _without_budget(results: Results, metric: str, split: str) -> dict[str, Row]:

@@ -76,8 +76,8 @@ def _quotation(kind: str, path: Path, words: Sequence[str]) -> str:
         case _:
             raise ValueError(
                 "a quotation must read `table FILE METRIC`, `table FILE METRIC MODEL,MODEL`, "
-                "`table FILE METRIC MODEL,MODEL NFE,NFE`, `summary FILE METRIC METRIC`, `listing FILE NFE,NFE METRIC METRIC` or "
-                "`ratios FILE`; "
+                "`table FILE METRIC MODEL,MODEL NFE,NFE`, `summary FILE METRIC METRIC`, "
+                "`listing FILE NFE,NFE METRIC METRIC` or `ratios FILE`; "
                 f"got `{' '.join([kind, str(path), *words])}`."
             )
 

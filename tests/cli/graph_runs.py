@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cli.run import Ended, cdeq, rows_of
 
-from cdeq.recipes.explicit import EXPLICIT
+from cdeq.recipes.graph_explicit import EXPLICIT
 
 SOURCE = ["--source.length", "5", "--source.features", "12", "--source.noise", "0.1"]
 STEPS = [

@@ -15,7 +15,7 @@ from cdeq.cli.baselines import explicit_models, few_step_models
 from cdeq.cli.stages import Run
 from cdeq.evaluation.explicit import score_explicit
 from cdeq.evaluation.metrics import NODE_ACCURACY
-from cdeq.recipes.explicit import EXPLICIT
+from cdeq.recipes.graph_explicit import EXPLICIT
 from cdeq.report import Results
 from cdeq.training.supervised import SupervisedObjective
 

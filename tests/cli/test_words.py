@@ -18,7 +18,7 @@ from cdeq.cli.main import OTHER_COMMANDS
 from cdeq.cli.predicting import Predict
 from cdeq.cli.stages import Run
 from cdeq.recipes import RECIPES
-from cdeq.recipes.explicit import EXPLICIT
+from cdeq.recipes.graph_explicit import EXPLICIT
 from cdeq.training.plan import Plan
 
 each_recipe = pytest.mark.parametrize("name", RECIPES)

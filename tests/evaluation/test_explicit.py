@@ -14,12 +14,12 @@ from cdeq.models.graph.batch import GraphBatch
 from cdeq.models.graph.convolutional import GATSpec, GCNIISpec, GCNSpec
 from cdeq.models.graph.explicit import ExplicitModel
 from cdeq.models.graph.gpm import GPMSpec
-from cdeq.recipes.explicit import AnyExplicit, ExplicitRecipe
+from cdeq.recipes.graph_explicit import ExplicitRecipe, GraphExplicitSpec
 from cdeq.training.plan import Plan
 
 DATA = chains(classes=3, per_class=4, length=6, features=12, noise=0.5)
 PARTS = split_parts(DATA)._asdict()
-SPECS: dict[str, AnyExplicit] = {
+SPECS: dict[str, GraphExplicitSpec] = {
     "gcn": GCNSpec(hidden=4, dropout=0.5),
     "gat": GATSpec(hidden=4, heads=2, dropout=0.5),
     "gcnii": GCNIISpec(hidden=4, layers=3, dropout=0.5),

@@ -15,8 +15,8 @@ from cdeq.models.vision.contraction import ContractionSpec
 from cdeq.models.vision.mdeq import MDEQ
 from cdeq.recipes import RECIPES, Recipe
 from cdeq.recipes.base import EvaluationRecipe, StudentRecipe, TrajectoryRecipe
-from cdeq.recipes.explicit import EXPLICIT
 from cdeq.recipes.graph import MODELS, GraphRecipe, Subgraphs
+from cdeq.recipes.graph_explicit import EXPLICIT
 from cdeq.recipes.graph_sets import GRAPHS, TEACHERS
 from cdeq.recipes.graph_sources import ChainsSource
 from cdeq.recipes.image import ImageRecipe

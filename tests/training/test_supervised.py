@@ -15,7 +15,7 @@ from cdeq.models.graph.batch import GraphBatch
 from cdeq.models.graph.convolutional import GCNSpec
 from cdeq.models.graph.gpm import GPMSpec
 from cdeq.plain import from_plain, to_plain
-from cdeq.recipes.explicit import EXPLICIT, ExplicitRecipe, SomeNodes
+from cdeq.recipes.graph_explicit import EXPLICIT, ExplicitRecipe, SomeNodes
 from cdeq.training.engine import fit
 from cdeq.training.objective import Objective
 from cdeq.training.plan import Plan

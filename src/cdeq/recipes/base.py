@@ -14,7 +14,7 @@ from cdeq.errors import CDEQError
 from cdeq.evaluation.explicit import AnyExplicit
 from cdeq.evaluation.metrics import Metric
 from cdeq.models.base import EquilibriumModel
-from cdeq.recipes.explicit import AnyExplicitRecipe
+from cdeq.recipes.explicit import ExplicitSettings
 from cdeq.recipes.hyper import HyperRecipe
 from cdeq.recipes.students import StudentRecipe, UntiedRecipe
 from cdeq.recipes.variants import VARIANTS, AnyStudent, StudentName
@@ -206,7 +206,7 @@ class Recipe(ABC):
         return {name: VARIANTS[name](*settings) for name in self.distil}
 
     @property
-    def explicit_networks(self) -> Mapping[str, AnyExplicitRecipe]:
+    def explicit_networks(self) -> Mapping[str, ExplicitSettings[Any]]:
         """The explicit networks to compare with, by name."""
         return {}
 

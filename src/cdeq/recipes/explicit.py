@@ -1,121 +1,39 @@
-"""Recipes of the explicit graph baselines: a network, how it is trained, and on how many nodes."""
+"""What the recipes of explicit baselines have in common: a network, and how it is trained."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from abc import abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Generic, TypeVar
 
-import torch
-
-from cdeq.models.graph.batch import GraphBatch
-from cdeq.models.graph.convolutional import GAT, GCN, GCNII, GATSpec, GCNIISpec, GCNSpec
-from cdeq.models.graph.explicit import ExplicitModel
-from cdeq.models.graph.gpm import GPM, GPMSpec
+from cdeq.pretrained import Pretrained
 from cdeq.training.objective import Objective
-from cdeq.training.plan import Plan, require_count
-from cdeq.training.supervised import SupervisedObjective
+from cdeq.training.plan import Plan
 from cdeq.training.teacher import Augment
 
-AnyExplicit: TypeAlias = GCNSpec | GATSpec | GCNIISpec | GPMSpec
-"""The settings of one of the explicit networks."""
-
-NETWORKS: tuple[type[ExplicitModel], ...] = (GCN, GAT, GCNII, GPM)
-
-
-class AnyExplicitRecipe(Protocol):
-    """The settings of an explicit network of any domain."""
-
-    @property
-    def plan(self) -> Plan:
-        """How it is trained."""
-        ...
-
-    def read(self, folder: str | Path) -> Any:  # noqa: ANN401 - a network of its own kind
-        """The network that was saved in a folder."""
-        ...
-
-    def objective(
-        self,
-        model: Any,  # noqa: ANN401 - the same
-        augment: Augment | None = None,
-    ) -> Objective:
-        """The network in training, on batches that are changed at random."""
-        ...
-
-
-@dataclass(frozen=True)
-class SomeNodes:
-    """Asks about fewer of a batch's nodes, drawn anew each time: a mini-batch of one graph.
-
-    Arguments:
-        count: How many, at least 1; where there are fewer, all.
-
-    Raises:
-        ValueError: When the count is below 1.
-    """
-
-    count: int
-
-    def __post_init__(self) -> None:
-        require_count("count", self.count)
-
-    def __call__(self, batch: GraphBatch, generator: torch.Generator) -> GraphBatch:
-        """The batch with some of its nodes, each at most once."""
-        drawn = torch.randperm(len(batch.nodes), generator=generator)[: self.count]
-        return batch._replace(nodes=batch.nodes[drawn.to(batch.nodes.device)])
+Network = TypeVar("Network", bound=Pretrained)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplicitRecipe:
-    """All settings of one explicit baseline on a graph.
+class ExplicitSettings(Generic[Network]):
+    """All settings of one explicit baseline of any domain.
 
     Arguments:
-        network: Its settings; sizes that are None are taken from the data.
-        plan: How it is trained; a graph is one sample, so a step is an epoch unless `nodes` says
-            otherwise.
-        nodes: Labelled nodes an update; None takes all of them.
-
-    Raises:
-        ValueError: When `nodes` is below 1.
+        network: Its settings.
+        plan: How it is trained.
     """
 
-    network: AnyExplicit
-    plan: Plan
-    nodes: int | None = None
+    networks: ClassVar[tuple[type[Any], ...]]
+    """The classes of networks there are, each with the class of its settings as `Spec`."""
 
-    def __post_init__(self) -> None:
-        if self.nodes is not None:
-            require_count("nodes", self.nodes)
+    network: Any
+    plan: Plan
 
     @property
-    def kind(self) -> type[ExplicitModel]:
+    def kind(self) -> type[Network]:
         """The class of the network."""
-        return next(kind for kind in NETWORKS if kind.Spec is type(self.network))
+        return next(kind for kind in self.networks if kind.Spec is type(self.network))
 
-    def build(self, *, inputs: int, classes: int) -> ExplicitModel:
-        """A fresh network; its weights depend on torch's global seed.
-
-        Arguments:
-            inputs: Features of a node in the data.
-            classes: Classes in the data.
-
-        Raises:
-            ValueError: When the network's own sizes are others.
-
-        Example:
-            >>> type(gpm().build(inputs=5, classes=3)).__name__
-            'GPM'
-        """
-        for name, found in (("inputs", inputs), ("classes", classes)):
-            if getattr(self.network, name) not in (None, found):
-                raise ValueError(
-                    f"the data have {found} {name}; got a network for "
-                    f"{getattr(self.network, name)}; leave it None."
-                )
-        spec = replace(self.network, inputs=inputs, classes=classes)
-        return self.kind(spec)  # type: ignore[call-arg] - a subclass takes its specification
-
-    def read(self, folder: str | Path) -> ExplicitModel:
+    def read(self, folder: str | Path) -> Network:
         """The network that was saved in a folder.
 
         Raises:
@@ -123,38 +41,6 @@ class ExplicitRecipe:
         """
         return self.kind.from_pretrained(folder)
 
-    def objective(
-        self, model: ExplicitModel, augment: Augment | None = None
-    ) -> SupervisedObjective:
+    @abstractmethod
+    def objective(self, model: Network, augment: Augment | None = None) -> Objective:
         """The network in training, on batches that are changed at random."""
-        return SupervisedObjective(model, augment if self.nodes is None else SomeNodes(self.nodes))
-
-
-def gcn() -> ExplicitRecipe:
-    """OGB's example for ogbn-arxiv: three layers of 256 features."""
-    plan = Plan(steps=500, batch_size=1, learning_rate=1e-2, warmup=0, validate_every=10)
-    return ExplicitRecipe(network=GCNSpec(), plan=plan)
-
-
-def gat() -> ExplicitRecipe:
-    """Three layers of 64 features in four heads, which two cores can pay for."""
-    plan = Plan(steps=300, batch_size=1, learning_rate=1e-2, warmup=20, validate_every=10)
-    return ExplicitRecipe(network=GATSpec(), plan=plan)
-
-
-def gcnii() -> ExplicitRecipe:
-    """The entry on OGB's leaderboard: sixteen layers of 256 features; for an accelerator."""
-    plan = Plan(steps=1000, batch_size=1, learning_rate=1e-3, warmup=20, validate_every=10)
-    return ExplicitRecipe(network=GCNIISpec(), plan=plan)
-
-
-def gpm() -> ExplicitRecipe:
-    """Sixteen walks of eight steps from each of a thousand nodes an update."""
-    plan = Plan(steps=2000, batch_size=1, learning_rate=2e-3, warmup=100, validate_every=200)
-    return ExplicitRecipe(network=GPMSpec(), plan=plan, nodes=1024)
-
-
-EXPLICIT: dict[str, Callable[[], ExplicitRecipe]] = {
-    function.__name__: function for function in (gcn, gat, gcnii, gpm)
-}
-"""The rows of the table by name, each with its paper's settings where a processor allows."""

@@ -17,7 +17,7 @@ from cdeq.models.graph.explicit import ExplicitModel
 from cdeq.models.graph.ignn import IGNN, IGNNSpec
 from cdeq.models.graph.mignn import MIGNN, MIGNNSpec
 from cdeq.recipes.base import Recipe, Splits
-from cdeq.recipes.explicit import ExplicitRecipe, gat, gcn, gcnii, gpm
+from cdeq.recipes.graph_explicit import ExplicitRecipe, gat, gcn, gcnii, gpm
 from cdeq.recipes.graph_sources import Source, loaded
 
 ExplicitName: TypeAlias = Literal["gcn", "gat", "gcnii", "gpm"]

@@ -15,8 +15,8 @@ from cdeq.models.graph.mignn import MIGNNSpec
 from cdeq.models.graph.resolvent import Neumann
 from cdeq.models.graph.splitting import PeacemanRachford
 from cdeq.recipes.base import EvaluationRecipe, TeacherRecipe, TrajectoryRecipe
-from cdeq.recipes.explicit import ExplicitRecipe, gpm
 from cdeq.recipes.graph import GraphRecipe, Subgraphs
+from cdeq.recipes.graph_explicit import ExplicitRecipe, gpm
 from cdeq.recipes.graph_sources import ChainsSource, FileSource, OGBSource, PyGSource, Source
 from cdeq.recipes.hyper import HyperRecipe
 from cdeq.recipes.students import StudentRecipe, UntiedRecipe

@@ -1,7 +1,6 @@
 """Recipes of the explicit image classifiers: a network, and how it is trained."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeAlias
 
 from cdeq.models.vision.alexnet import AlexNet, AlexNetSpec
@@ -9,17 +8,15 @@ from cdeq.models.vision.bn_inception import BNInception, BNInceptionSpec
 from cdeq.models.vision.explicit import ExplicitImageModel
 from cdeq.models.vision.hrnet import HRNet, HRNetSpec
 from cdeq.models.vision.mdeq import MDEQSpec
-from cdeq.training.plan import Plan
+from cdeq.recipes.explicit import ExplicitSettings
 from cdeq.training.supervised import SupervisedObjective
 from cdeq.training.teacher import Augment
 
-AnyExplicit: TypeAlias = AlexNetSpec | BNInceptionSpec | HRNetSpec
-
-NETWORKS: tuple[type[ExplicitImageModel], ...] = (AlexNet, BNInception, HRNet)
+ImageExplicitSpec: TypeAlias = AlexNetSpec | BNInceptionSpec | HRNetSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageExplicitRecipe:
+class ImageExplicitRecipe(ExplicitSettings[ExplicitImageModel]):
     """All settings of one explicit image classifier.
 
     Arguments:
@@ -28,13 +25,9 @@ class ImageExplicitRecipe:
         plan: How it is trained.
     """
 
-    network: AnyExplicit
-    plan: Plan
+    networks = (AlexNet, BNInception, HRNet)
 
-    @property
-    def kind(self) -> type[ExplicitImageModel]:
-        """The class of the network."""
-        return next(kind for kind in NETWORKS if kind.Spec is type(self.network))
+    network: ImageExplicitSpec
 
     def build(self, classes: int, beside: MDEQSpec) -> ExplicitImageModel:
         """A fresh network; its weights depend on torch's global seed.
@@ -45,14 +38,6 @@ class ImageExplicitRecipe:
         """
         colours = {"mean": beside.mean, "deviation": beside.deviation}
         return self.kind(replace(self.network, classes=classes, **colours))
-
-    def read(self, folder: str | Path) -> ExplicitImageModel:
-        """The network that was saved in a folder.
-
-        Raises:
-            StoreError: When the folder is damaged or holds another kind of model.
-        """
-        return self.kind.from_pretrained(folder)
 
     def objective(
         self, model: ExplicitImageModel, augment: Augment | None = None

@@ -1,7 +1,6 @@
 """Recipes of the explicit language models: a network, and how it is trained."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeAlias
 
 from cdeq.models.language.explicit import ExplicitLanguageModel
@@ -9,17 +8,15 @@ from cdeq.models.language.gated_conv import GatedConvNet, GatedConvSpec
 from cdeq.models.language.qrnn import QRNN, QRNNSpec
 from cdeq.models.language.tcn import TCN, TCNSpec
 from cdeq.models.language.transformer_xl import TransformerXL, TransformerXLSpec
-from cdeq.training.plan import Plan
+from cdeq.recipes.explicit import ExplicitSettings
 from cdeq.training.supervised import StreamObjective
 from cdeq.training.teacher import Augment
 
-AnyExplicit: TypeAlias = TransformerXLSpec | TCNSpec | GatedConvSpec | QRNNSpec
-
-NETWORKS: tuple[type[ExplicitLanguageModel], ...] = (TransformerXL, TCN, GatedConvNet, QRNN)
+TextExplicitSpec: TypeAlias = TransformerXLSpec | TCNSpec | GatedConvSpec | QRNNSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextExplicitRecipe:
+class TextExplicitRecipe(ExplicitSettings[ExplicitLanguageModel]):
     """All settings of one explicit language model.
 
     Arguments:
@@ -27,13 +24,9 @@ class TextExplicitRecipe:
         plan: How it is trained; a batch is one segment of every stream.
     """
 
-    network: AnyExplicit
-    plan: Plan
+    networks = (TransformerXL, TCN, GatedConvNet, QRNN)
 
-    @property
-    def kind(self) -> type[ExplicitLanguageModel]:
-        """The class of the network."""
-        return next(kind for kind in NETWORKS if kind.Spec is type(self.network))
+    network: TextExplicitSpec
 
     def build(self, vocabulary: int) -> ExplicitLanguageModel:
         """A fresh network; its weights depend on torch's global seed.
@@ -42,14 +35,6 @@ class TextExplicitRecipe:
             vocabulary: Tokens.
         """
         return self.kind(replace(self.network, vocabulary=vocabulary))
-
-    def read(self, folder: str | Path) -> ExplicitLanguageModel:
-        """The network that was saved in a folder.
-
-        Raises:
-            StoreError: When the folder is damaged or holds another kind of model.
-        """
-        return self.kind.from_pretrained(folder)
 
     def objective(
         self, model: ExplicitLanguageModel, augment: Augment | None = None

@@ -38,7 +38,7 @@ def test_the_features_of_arxiv_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("graph", "bounds"), [("arxiv", (0.34, 0.28, 0.20)), ("computers", (0.45, 0.23, 0.19))]
+    ("graph", "bounds"), [("arxiv", (0.34, 0.28, 0.20)), ("computers", (0.385, 0.205, 0.165))]
 )
 def test_the_error_is_a_fraction_of_andersons(graph: str, bounds: tuple[float, ...]) -> None:
     for nfe, bound in enumerate(bounds, start=1):
@@ -48,7 +48,7 @@ def test_the_error_is_a_fraction_of_andersons(graph: str, bounds: tuple[float, .
         assert ours <= bound * theirs
 
 
-@pytest.mark.parametrize(("nfe", "share"), [(1, 0.98), (2, 0.995), (5, 0.995)])
+@pytest.mark.parametrize(("nfe", "share"), [(1, 0.99), (2, 0.997), (5, 0.998)])
 def test_few_evaluations_are_nearly_the_teachers_answer(nfe: int, share: float) -> None:
     assert value("computers", "student-best", nfe, "attained") >= share
 
@@ -69,6 +69,24 @@ def test_on_computers_it_is_above_a_network_trained_for_the_budget(nfe: int) -> 
 @pytest.mark.parametrize(("graph", "least"), [("arxiv", 0.735), ("computers", 0.80)])
 def test_the_teacher_is_as_good_as_is_said(graph: str, least: float) -> None:
     assert value(graph, "teacher", None) >= least
+
+
+def test_on_arxiv_deeper_explicit_networks_are_a_point_above() -> None:
+    ours = value("arxiv", "teacher", None)
+    assert value("arxiv", "gcn", None) < ours and value("arxiv", "gat", None) < ours
+    for name in ("gcnii", "gpm"):
+        assert 0.009 < value("arxiv", name, None) - ours < 0.013
+
+
+@graphs
+def test_the_learned_solver_is_a_serious_baseline(graph: str) -> None:
+    """No better than the student at the state, whatever its answers are."""
+    for nfe in BUDGETS:
+        ours, theirs = (
+            value(graph, model, nfe, "relative_error") for model in ("student-best", "ignn-solver")
+        )
+        assert ours <= 1.001 * theirs
+    assert value("arxiv", "ignn-solver", 1) - value("arxiv", "student-best", 1) < 0.0025
 
 
 @graphs

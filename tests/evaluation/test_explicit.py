@@ -6,14 +6,17 @@ from torch import Tensor
 
 from cdeq.data.chains import chains
 from cdeq.data.graph import GraphPart, split_parts
+from cdeq.data.streams import Streams
 from cdeq.data.subgraphs import SubgraphSet
-from cdeq.evaluation.explicit import score_explicit
+from cdeq.evaluation.explicit import score_explicit, typical_batch
 from cdeq.evaluation.metrics import NODE_ACCURACY, Metric
 from cdeq.evaluation.sweep import Measurement
 from cdeq.models.graph.batch import GraphBatch
 from cdeq.models.graph.convolutional import GATSpec, GCNIISpec, GCNSpec
 from cdeq.models.graph.explicit import ExplicitModel
 from cdeq.models.graph.gpm import GPMSpec
+from cdeq.models.language.qrnn import QRNN
+from cdeq.models.language.transformer_xl import TransformerXL
 from cdeq.recipes.graph_explicit import ExplicitRecipe, GraphExplicitSpec
 from cdeq.training.plan import Plan
 
@@ -92,3 +95,25 @@ def test_a_metric_is_finished_once_after_averaging() -> None:
     finished, mean = (score_explicit("gcn", model, PARTS["test"], m) for m in (loss, plain))
     assert finished.value == pytest.approx(torch.tensor(mean.value).exp().item(), rel=1e-5)
     assert (finished.metric, finished.nfe) == ("perplexity", None)
+
+
+@pytest.mark.parametrize(("kind", "own"), [(TransformerXL, {"memory": 4}), (QRNN, {})])
+def test_the_typical_batch_of_a_text_goes_on_from_the_segments_before(kind, own) -> None:
+    """It costs what reading on costs: as many samples as asked for, each with its own memory."""
+    torch.manual_seed(0)
+    data = Streams(torch.randint(0, 30, (4 * 17,)), streams=4, length=4, past=4, types=30)
+    model = kind(kind.Spec(vocabulary=30, features=8, layers=2, **own)).eval()
+    with torch.no_grad():
+        first, then = (data.take(torch.arange(4) + shift) for shift in (0, 4))
+        expected = model(model.recall(then, model.run(first).memory))
+        batch = typical_batch(model, data, 10)
+        assert batch.tokens.shape == (10, 4)
+        torch.testing.assert_close(model(batch)[:4], expected)
+        assert not torch.allclose(model(then), expected)
+
+
+def test_the_typical_batch_of_a_short_text_wraps_around() -> None:
+    data = Streams(torch.randint(0, 30, (2 * 9,)), streams=2, length=4, past=4, types=30)
+    model = QRNN(QRNN.Spec(vocabulary=30, features=8, layers=1)).eval()
+    assert len(data) == 4
+    assert typical_batch(model, data, 4).tokens.equal(data.take(torch.tensor([2, 3, 0, 1])).tokens)

@@ -21,7 +21,7 @@ from cdeq.data.indexed import IndexedData
 from cdeq.evaluation.adaptive import calibrate, stopped_at
 from cdeq.evaluation.certification import Start, certification
 from cdeq.evaluation.costs import cost_of, cost_of_teacher, costs, measurements
-from cdeq.evaluation.explicit import AnyExplicit, score_explicit
+from cdeq.evaluation.explicit import AnyExplicit, score_explicit, typical_batch
 from cdeq.evaluation.metrics import Metric
 from cdeq.evaluation.sweep import (
     Measurement,
@@ -215,7 +215,8 @@ def _cost_of_explicit(
     if not settings.cost_budgets:
         return
     size = min(settings.batch_size, len(parts[0]))  # as many samples as f answers
-    batch, own = (next(batches(part, size, teacher.device)) for part in parts)
+    batch = next(batches(parts[0], size, teacher.device))
+    own = typical_batch(network, parts[1], size)
     x = teacher.encode(batch)
     f, z = teacher.bind(x), teacher.initial(x)
     on_graph = isinstance(network, ExplicitModel)

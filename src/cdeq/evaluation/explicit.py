@@ -6,7 +6,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from cdeq.data.indexed import IndexedData
+from cdeq.data.indexed import IndexedData, OrderedData, to_device
 from cdeq.evaluation.metrics import Metric
 from cdeq.evaluation.sweep import Measurement, batches
 from cdeq.models.base import Batch
@@ -38,6 +38,24 @@ def score_explicit(
     score = metric.of(model)
     scores = torch.cat([score(output, batch) for output, batch in _answers(model, data)])
     return Measurement(name, None, metric.name, float(metric.finish(scores.double().mean())))
+
+
+@torch.no_grad()
+def typical_batch(model: AnyExplicit, data: IndexedData, size: int) -> Batch:
+    """A batch of so many samples to answer; where they go on from one another, each told of what
+    the one before it left, as almost all are.
+
+    Arguments:
+        model: The network.
+        data: Where the samples are from, in the form that the network takes.
+        size: How many, at most as many as there are.
+    """
+    if not isinstance(model, ExplicitLanguageModel) or not isinstance(data, OrderedData):
+        return next(batches(data, size, model.device))
+    before = torch.arange(size)
+    here = (before + data.streams) % len(data)
+    first, then = (to_device(data.take(indices), model.device) for indices in (before, here))
+    return model.recall(then, model.run(first).memory)
 
 
 def _answers(model: AnyExplicit, data: IndexedData) -> Iterator[tuple[Tensor, Batch]]:

@@ -252,11 +252,6 @@ def with_prompt(prompt: str, vocabulary: Vocabulary = VOCABULARY, **changes: obj
     return lambda teacher, folder: generate(options, teacher, {}, vocabulary, Said().console)
 
 
-def another_digest(teacher: DEQTransformer, folder: Path) -> None:
-    digest = Vocabulary(WORDS[::-1]).digest()
-    generate(OPTIONS, teacher, {}, VOCABULARY, Said().console, vocabulary=digest)
-
-
 def no_student(teacher: DEQTransformer, folder: Path) -> None:
     options = replace(OPTIONS, students=("untied-8",))
     generate(options, teacher, students_of(teacher), VOCABULARY, Said().console)
@@ -295,7 +290,6 @@ def no_file(teacher: DEQTransformer, folder: Path) -> None:
         (with_prompt("gnu", Vocabulary((*WORDS[:-1], "x"))), ValueError, "got 'gnu'"),
         (with_prompt("cat \udce9t"), ValueError, "got the byte 0xe9 at position 4"),
         (with_prompt(LONG * 3, refuse_long=True), CDEQError, "sees the last 17 tokens, and the"),
-        (another_digest, StoreError, "teacher's vocabulary has the digest"),
         (no_student, CDEQError, "'untied-8' .* from these: paper, best, solver"),
         (no_students_at_all, CDEQError, "from these: none yet"),
         (another_teachers, StoreError, "student of another teacher"),

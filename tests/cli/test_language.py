@@ -193,6 +193,14 @@ def test_another_text_is_refused(copied: Path) -> None:
     assert "data.train was " in " ".join(said.split())
 
 
+def test_going_on_with_a_prompt_takes_no_data(copied: Path) -> None:
+    """The folder says which words there are."""
+    for path in copied.glob("text.*"):
+        path.unlink()
+    said = small("generate", copied, "--prompt", "one two", "--tokens", "2")
+    assert (said.code, said.err) == (0, "")
+
+
 def test_a_prompt_goes_on(finished: Path) -> None:
     before = weights(finished / "run/teacher")
     said = small("generate", finished, "--prompt", "one two three", "--tokens", "4")

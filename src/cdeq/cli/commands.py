@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 from cdeq.cli import baselines, distilling, generating, predicting, scoring, stages
@@ -9,14 +10,16 @@ from cdeq.cli.generating import Generate
 from cdeq.cli.measuring import Ready
 from cdeq.cli.predicting import Predict
 from cdeq.cli.run_folder import DONE
-from cdeq.cli.stages import Run, teacher_stage
+from cdeq.cli.stages import Run
 from cdeq.data.labels import Labels
 from cdeq.data.tokenizer import load_tokenizer
 from cdeq.errors import CDEQError
+from cdeq.models.base import EquilibriumModel
 from cdeq.models.language.deq_transformer import DEQTransformer
 from cdeq.models.vision.mdeq import MDEQ
 from cdeq.recipes.base import TOKENIZER
 from cdeq.recipes.image import LABELS, ImageRecipe
+from cdeq.recipes.language import LanguageRecipe
 from cdeq.training.engine import device_of, launch
 from cdeq.training.processes import on_main, part
 
@@ -61,37 +64,40 @@ def evaluate(run: Run) -> None:
 
 def generate(run: Run, options: Generate) -> None:
     """Go on with a prompt, as the teacher and as students have it, side by side."""
-    tokenizer = run.recipe.tokenizer
-    if tokenizer is None:
+    recipe, folder = run.recipe, run.folder / "teacher"
+    if not isinstance(recipe, LanguageRecipe):
         raise CDEQError(f"texts are what language models go on with; {run.name} trains none.")
-    teacher = run.teacher()
-    assert isinstance(teacher, DEQTransformer)
-    students = {
-        name: Ready(student, run.recipe.students[name].inference)
-        for name, student in scoring.trained_students(run, teacher).items()
-    }
-    made_with = load_tokenizer(teacher_stage(run).folder / TOKENIZER)
-    generating.generate(
-        options, teacher, students, tokenizer, run.console, vocabulary=made_with.digest()
-    )
+    _require_trained(run, folder)
+    teacher = DEQTransformer.from_pretrained(folder).to(device_of(recipe.hardware))
+    students, tokenizer = _ready(run, teacher), load_tokenizer(folder / TOKENIZER)
+    generating.generate(options, teacher, students, tokenizer, run.console, length=recipe.length)
 
 
 def predict(run: Run, options: Predict) -> None:
     """Say what image files show, as the teacher or students have it."""
-    recipe = run.recipe
+    recipe, folder = run.recipe, run.folder / "teacher"
     if not isinstance(recipe, ImageRecipe):
         raise CDEQError(f"files of images are what MDEQ classifies; {run.name} trains another.")
-    folder = run.folder / "teacher"
+    _require_trained(run, folder)
+    teacher = MDEQ.from_pretrained(folder).to(device_of(recipe.hardware))
+    labels = Labels.load(folder / LABELS)
+    predicting.predict(options, teacher, _ready(run, teacher), labels, run.console)
+
+
+def _require_trained(run: Run, folder: Path) -> None:
     if not (folder / DONE).exists():
         raise CDEQError(f"{folder} holds no trained teacher yet; run `cdeq train {run.name}`.")
-    teacher = MDEQ.from_pretrained(folder).to(device_of(recipe.hardware))
-    students = {
-        name: Ready(settings.read(run.folder / name, teacher), settings.inference)
-        for name, settings in recipe.students.items()
-        if name in options.by and (run.folder / name / DONE).exists()
+
+
+def _ready(run: Run, teacher: EquilibriumModel) -> dict[str, Ready]:
+    """The run's trained students, for which no data are needed."""
+    return {
+        name: Ready(
+            settings.read(run.folder / name, teacher).to(teacher.device), settings.inference
+        )
+        for name, settings in run.recipe.students.items()
+        if (run.folder / name / DONE).exists()
     }
-    labels = Labels.load(folder / LABELS)
-    predicting.predict(options, teacher, students, labels, run.console)
 
 
 def demo(run: Run) -> None:

@@ -113,7 +113,6 @@ def generate(
     console: Console,
     *,
     length: int = 64,
-    vocabulary: str | None = None,
 ) -> dict[str, Written]:
     """Go on with a prompt, and show the texts side by side.
 
@@ -124,8 +123,6 @@ def generate(
         tokenizer: The teacher's.
         console: Where the texts go.
         length: Tokens of the prompt that are read at once.
-        vocabulary: The digest of the vocabulary that the teacher was trained with, where it is
-            known.
 
     Returns:
         The texts, by who wrote them.
@@ -136,7 +133,7 @@ def generate(
             cannot be read.
         CDEQError: When a student is not distilled, or the prompt is too long and such are refused.
     """
-    require_vocabulary(tokenizer, teacher, vocabulary)
+    require_vocabulary(tokenizer, teacher)
     model = folded(teacher)
     writers = _writers(options, teacher, model, students)
     text = prompt_text(options.prompt, options.file)

@@ -7,8 +7,7 @@
 #   paper's student stops.
 # Cost: more than an hour, most of it deblurring. Hardware: two CPU cores.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-make -s .venv/.installed
+source "$(dirname "$0")/common.sh"
 
 both=(
   student-paper student-paper-no-aa student-best

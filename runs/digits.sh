@@ -4,8 +4,7 @@
 # Expected (test, median over seeds): what tests/test_claims.py says of the result.
 # Cost: about 3 × 4 minutes. Hardware: two CPU cores.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-make -s .venv/.installed
+source "$(dirname "$0")/common.sh"
 for seed in 0 1 2; do
   .venv/bin/cdeq demo digits --seed "$seed" --folder "out/digits-$seed" \
     --few-step-budgets 1 2 3 4 5 8 16 32

@@ -11,26 +11,18 @@
 #   that a table is reproduced in minutes; AFRESH=1 trains everything anew.
 # Cost of training afresh: hours for arxiv on two cores; each stage goes on where it was stopped.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-make -s .venv/.installed
+source "$(dirname "$0")/common.sh"
 graph=$1
 shift
 seeds=("${@:-0}")
 [ $# -gt 0 ] || seeds=(0 1 2)
 
-# glibc gives memory of this size back after every step and asks for it again, which takes its time
-export THP_MEM_ALLOC_ENABLE=1 MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0
-export MALLOC_TRIM_THRESHOLD_=40000000000 MALLOC_TOP_PAD_=67108864
-
 parts=()
 for teacher in "" _unconstrained _eignn _mignn; do
   recipe=$graph$teacher folders=()
   for seed in "${seeds[@]}"; do
-    folder=out/$recipe-$seed
+    folder=$(taken "$recipe-$seed")
     folders+=("$folder")
-    if [ -z "${AFRESH:-}" ] && [ ! -d "$folder" ] && [ -d "checkpoints/$recipe-$seed" ]; then
-      mkdir -p out && cp -r "checkpoints/$recipe-$seed" "$folder"
-    fi
     commands=(train)
     case $teacher in
       "") commands+=(cache distill baseline explicit) ;;

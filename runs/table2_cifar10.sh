@@ -12,8 +12,7 @@
 #   hours on two cores; each stage goes on where it was stopped.
 # RECIPES=mdeq_tiny RESULTS=out tries all of it out in a minute or two, without data.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-make -s .venv/.installed
+source "$(dirname "$0")/common.sh"
 seeds=("${@:-0}") results=${RESULTS:-results}
 read -ra recipes <<<"${RECIPES:-cifar10 cifar10_single_stream}"
 parts=()
@@ -21,11 +20,8 @@ for recipe in "${recipes[@]}"; do
   folders=() keys=()
   case $recipe in cifar10*) keys=(--source.test-first "${TEST_FIRST:-1000}") ;; esac
   for seed in "${seeds[@]}"; do
-    folder=out/$recipe-$seed
+    folder=$(taken "$recipe-$seed")
     folders+=("$folder")
-    if [ -z "${AFRESH:-}" ] && [ ! -d "$folder" ] && [ -d "checkpoints/$recipe-$seed" ]; then
-      mkdir -p out && cp -r "checkpoints/$recipe-$seed" "$folder"
-    fi
     for command in train distill baseline explicit evaluate; do
       .venv/bin/cdeq "$command" "$recipe" --seed "$seed" --folder "$folder" "${keys[@]}"
     done

@@ -6,13 +6,16 @@
 #
 # Data: as runs/table1_wikitext2.sh. Cost: about two hours on two cores.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-make -s .venv/.installed
+source "$(dirname "$0")/common.sh"
 seeds=("${@:-0}")
 [ $# -gt 0 ] || seeds=(0 1 2)
 recipe=${RECIPE:-wikitext2_small} parts=()
 for seed in "${seeds[@]}"; do
-  .venv/bin/cdeq train "$recipe" --seed "$seed" --folder "out/lambda-$seed/common"
+  common=out/lambda-$seed/common
+  .venv/bin/cdeq train "$recipe" --seed "$seed" --folder "$common"
+  # so that what the teacher says of the training text is read once, not for each pair of weights
+  .venv/bin/cdeq distill "$recipe" --seed "$seed" --folder "$common" --distil student-paper
+  rm -rf "$common/student-paper"
 done
 for task in 0 0.05; do
   for anchor in 0 0.2 0.4 0.6 0.8 1; do
@@ -20,11 +23,11 @@ for task in 0 0.05; do
     for seed in "${seeds[@]}"; do
       folder=out/lambda-$seed/$anchor-$task
       folders+=("$folder")
-      [ -d "$folder" ] || cp -r "out/lambda-$seed/common" "$folder"
+      [ -d "$folder" ] || cp -rl "out/lambda-$seed/common" "$folder"
       for command in distill evaluate; do
         .venv/bin/cdeq "$command" "$recipe" --seed "$seed" --folder "$folder" --distil student-paper \
           --student.loss.anchor-weight "$anchor" --student.loss.task-weight "$task" \
-          --evaluation.budgets 1 20 --evaluation.cost-budgets
+          --evaluation.budgets 1 20 --evaluation.cost-budgets --evaluation.solvers
       done
     done
     .venv/bin/cdeq report "${folders[@]}" --output "out/lambda-$anchor-$task" --no-pictures

@@ -4,12 +4,15 @@
 #
 # usage: runs/table5_memory.sh
 #
-# Takes what runs/table1_wikitext2.sh has trained with seed 0. Cost: a minute.
+# Takes what runs/table1_wikitext2.sh has trained with seed 0, or checkpoints/ has of it.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-make -s .venv/.installed
+source "$(dirname "$0")/common.sh"
 recipe=${RECIPE:-wikitext2} folder=out/table5
-rm -rf "$folder" && cp -r "out/$recipe-0" "$folder" && rm -rf "$folder/evaluation" "$folder/results.json"
-.venv/bin/cdeq evaluate "$recipe" --seed 0 --folder "$folder" \
-  --evaluation.budgets 1 --evaluation.cost-budgets 1 2 8 20 40
+trained=$(taken "$recipe-0")
+rm -rf "$folder" && mkdir -p "$folder"
+for stage in "$trained"/*/; do
+  case $(basename "$stage") in evaluation | memory) ;; *) cp -r "$stage" "$folder" ;; esac
+done
+.venv/bin/cdeq evaluate "$recipe" --seed 0 --folder "$folder" --evaluation.budgets 1 \
+  --evaluation.cost-budgets 1 10 20 30 40 --evaluation.cost-rounds 1 --evaluation.batch-size 64
 .venv/bin/cdeq report "$folder" --output results/table5-memory --no-pictures

@@ -173,3 +173,18 @@ def test_arguments_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must end in \.png or \.svg"):
         panels(one, ["accuracy"], "test", tmp_path / "a.pdf", models=OURS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_metric_stands_beside_the_tasks_own() -> None:
+    rows = tuple(
+        Row("student-best", k, metric, "test", 0.5, None, (0,))
+        for k in (1, 2, 4)
+        for metric in ("accuracy", "relative_residual")
+    )
+    results = Results("digits", "digits", rows, {}, {}, "cdeq demo")
+    figure = draw_panels(
+        [results], ["accuracy"], "test", models=["student-best"], beside="relative_residual"
+    )
+    assert figure.axes[1].get_ylabel() == "test relative residual (↓ better)"
+    with pytest.raises(ValueError, match="relative_error"):
+        draw_panels([results], ["accuracy"], "test", models=["student-best"])

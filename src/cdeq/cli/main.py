@@ -19,6 +19,7 @@ from cdeq.cli.stages import Run
 from cdeq.errors import CDEQError
 from cdeq.evaluation.timing import bench
 from cdeq.recipes import RECIPES, Recipe
+from cdeq.report.panels import ERROR
 from cdeq.training.processes import is_main
 from cdeq.training.stopping import Interrupted
 
@@ -67,11 +68,13 @@ class CompareOptions:
         results: Result files, one a task.
         models: The models to compare; solvers and teacher are drawn as references.
         output: The picture, .png or .svg.
+        beside: The metric beside the task's own.
     """
 
     results: tyro.conf.Positional[tuple[Path, ...]]
     models: tuple[str, ...]
     output: Path
+    beside: str = ERROR
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def _dispatch(given: list[str], console: Console) -> None:
         show(found, console)
     elif command == "compare":
         wanted = tyro.cli(CompareOptions, prog="cdeq compare", args=given[1:])
-        compare(wanted.results, wanted.models, wanted.output, console)
+        compare(wanted.results, wanted.models, wanted.output, console, beside=wanted.beside)
     elif command == "combine":
         parts = tyro.cli(CombineOptions, prog="cdeq combine", args=given[1:])
         show(combined(_labelled(parts.results), parts.output), console)

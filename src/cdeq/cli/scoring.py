@@ -31,6 +31,7 @@ from cdeq.report import (
     pivot,
     summary,
 )
+from cdeq.report.panels import ERROR
 
 RESULTS = "results.json"
 
@@ -154,8 +155,15 @@ def _write(results: Results, output: Path) -> None:
     write_atomic(output.with_name(f"{output.name}.md"), "\n\n".join(tables).encode() + b"\n")
 
 
-def compare(paths: Sequence[Path], models: Sequence[str], output: Path, console: Console) -> None:
-    """Draw chosen models of several tasks: the task's metric and the relative error.
+def compare(
+    paths: Sequence[Path],
+    models: Sequence[str],
+    output: Path,
+    console: Console,
+    *,
+    beside: str = ERROR,
+) -> None:
+    """Draw chosen models of several tasks: the task's metric, and another one beside it.
 
     Raises:
         ValueError: When a model was measured nowhere, or the picture is neither .png nor .svg.
@@ -163,7 +171,7 @@ def compare(paths: Sequence[Path], models: Sequence[str], output: Path, console:
     """
     loaded = [Results.load(path) for path in paths]
     own = [_metrics(results)[0] for results in loaded]
-    panels(loaded, own, "test", output, models=models)
+    panels(loaded, own, "test", output, models=models, beside=beside)
     console.print(f"picture: {output}", highlight=False, soft_wrap=True)
 
 

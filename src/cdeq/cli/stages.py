@@ -161,6 +161,8 @@ def train(run: Run) -> None:
             sweep(
                 model, {}, data.validation, recipe.metric, (1,),
                 reference_steps=recipe.evaluation.reference_steps,
+                # closer than a choice between weights can tell
+                reference_tol=max(recipe.evaluation.reference_tol or 0.0, 1e-6),
             )[0].value
         )  # fmt: skip
 

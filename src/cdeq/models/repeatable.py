@@ -42,8 +42,8 @@ def dropout_mask(like: Tensor, rate: float, *, shared: int | None = None) -> Ten
 
 
 def masked(value: Tensor, mask: Tensor | None) -> Tensor:
-    """The value times the mask, where there is one."""
-    return value if mask is None else value * mask
+    """The value times the mask, where there is one; in the value's precision."""
+    return value if mask is None else value * mask.to(value.dtype)
 
 
 class NormalisedLinear(nn.Module):

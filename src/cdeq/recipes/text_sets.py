@@ -130,6 +130,13 @@ def wikitext103() -> LanguageRecipe:
         max_steps=30,
         adjoint_steps=35,
     )
+    quick = Plan(steps=20_000, batch_size=56, learning_rate=2.5e-4)
+    first, every = replace(plan, steps=32_000), recipe.explicit_networks
+    whole = replace(plan, steps=first.steps + plan.steps)
+    explicit = {name: replace(settings, plan=whole) for name, settings in every.items()}
+    published = {"features": 410, "heads": 10, "inner": 2100, "layers": 16, "memory": 150}
+    deep = replace(recipe.transformer_xl.network, deviation=0.02, **published)
+    explicit["transformer_xl"] = replace(explicit["transformer_xl"], network=deep)
     return replace(
         recipe,
         network=network,
@@ -137,12 +144,14 @@ def wikitext103() -> LanguageRecipe:
         teacher=TeacherRecipe(
             loss=TeacherLoss(shortest=30, longest=30, random_start=0.0),
             plan=plan,
-            pretraining=Pretraining(plan=replace(plan, steps=32_000), steps=2),
+            pretraining=Pretraining(plan=first, steps=2),
         ),
         trajectories=TrajectoryRecipe(max_steps=30, online=True, samples=56 * 1000),
-        student=StudentRecipe(plan=Plan(steps=20_000, batch_size=56, learning_rate=2.5e-4)),
-        best=UntiedRecipe(plan=Plan(steps=20_000, batch_size=56, learning_rate=2.5e-4)),
+        student=StudentRecipe(plan=quick),
+        best=UntiedRecipe(plan=quick),
+        hyper=replace(recipe.hyper, plan=quick),
         few_step=plan,
+        **explicit,
     )
 
 

@@ -1,4 +1,4 @@
-"""One picture for an ablation: a row of axes for each task, what it scores and how far from z*."""
+"""One picture of several tasks: a row of axes for each, what it scores and how far from z*."""
 
 import os
 from collections.abc import Sequence
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 REFERENCES = ("picard", "anderson", "broyden")
 """The classical solvers, drawn thin in every panel that has them."""
 
-_ERROR = "relative_error"
+ERROR = "relative_error"
+"""What is drawn beside the task's own metric, unless something else is asked for."""
+
 _TEACHER = "teacher, converged"
 
 
@@ -52,6 +54,7 @@ def panels(
     path: str | os.PathLike[str],
     *,
     models: Sequence[str],
+    beside: str = ERROR,
 ) -> None:
     """Draws an ablation over several tasks into one file.
 
@@ -63,6 +66,7 @@ def panels(
         split: The part of the data.
         path: A `.png` or `.svg` file; an earlier one is replaced, missing folders are made.
         models: The variants to compare.
+        beside: The metric on the right.
 
     Raises:
         ValueError: If the suffix is another one, or there is nothing to draw.
@@ -74,16 +78,21 @@ def panels(
         Traceback (most recent call last):
         ValueError: `path` must end in .png or .svg, the kinds drawn here; got `picture.gif`.
     """
-    save(path, lambda: draw_panels(results, metrics, split, models=models))
+    save(path, lambda: draw_panels(results, metrics, split, models=models, beside=beside))
 
 
 def draw_panels(
-    results: Sequence[Results], metrics: Sequence[str], split: str, *, models: Sequence[str]
+    results: Sequence[Results],
+    metrics: Sequence[str],
+    split: str,
+    *,
+    models: Sequence[str],
+    beside: str = ERROR,
 ) -> "Figure":
     """Draws an ablation over several tasks as a matplotlib figure.
 
-    Each task has a row: its own metric on the left, the relative error on the right, both against
-    the number of evaluations. The variants share one legend, in the order given. Classical solvers
+    Each task has a row: its own metric on the left, another on the right, both against the
+    number of evaluations. The variants share one legend, in the order given. Classical solvers
     are thin lines, and the converged teacher is a dotted one. The vertical axes are fitted to the
     variants and the teacher, so a solver may leave the picture where it is far worse or far
     better. Points of a variant that an axis cannot show are listed under it.
@@ -93,6 +102,7 @@ def draw_panels(
         metrics: The task's own metric of each.
         split: The part of the data.
         models: The variants to compare; each must have been measured on one of the tasks.
+        beside: The metric on the right.
 
     Raises:
         ValueError: If there is nothing to draw, or the arguments do not fit each other.
@@ -110,7 +120,7 @@ def draw_panels(
     """
     _check(results, metrics, models)
     grid = [
-        [_panel(result, name, split, models) for name in (metric, _ERROR)]
+        [_panel(result, name, split, models) for name in (metric, beside)]
         for result, metric in zip(results, metrics, strict=True)
     ]
     _check_drawn(models, grid)

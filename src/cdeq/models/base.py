@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 from jaxtyping import Int
@@ -88,6 +89,11 @@ class EquilibriumModel(Pretrained, ABC):
         wanted, given = target.log_softmax(-1), output.log_softmax(-1)
         each = F.kl_div(given, wanted, log_target=True, reduction="none").sum(-1)
         return each.reshape(len(each), -1).mean(1)
+
+    def comparison(self, target: Tensor) -> Callable[[Tensor], PerSample]:
+        """The divergence of any answers from the same one. A model for which much of it depends on
+        that one alone overrides this, and computes it once."""
+        return partial(self.divergence, target=target)
 
     def select(self, x: Context, rows: Int[Tensor, " n"], samples: int) -> Context:
         """The context of some of its samples.

@@ -50,7 +50,7 @@ def _modelled(
         few_step_budgets=(1, 2, 8),
         distil=("student-paper", "student-paper-no-aa", "student-best", "hyperdeq"),
         evaluation=EvaluationRecipe(
-            budgets=(1, 2, 4, 8),
+            budgets=(1, 2, 3, 4, 6, 8),
             reference_steps=40,
             reference_tol=1e-4,
             solvers=("picard", "anderson"),

@@ -172,8 +172,8 @@ def judge(teacher: EquilibriumModel, x: Context, endpoint: State) -> Judge | Non
     if teacher.headless:
         return None
     with torch.no_grad():
-        answer = teacher.decode(endpoint, x)
-    return lambda z: teacher.divergence(teacher.decode(z, x), answer)
+        compare = teacher.comparison(teacher.decode(endpoint, x))
+    return lambda z: compare(teacher.decode(z, x))
 
 
 def mix(

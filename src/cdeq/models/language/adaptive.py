@@ -104,15 +104,21 @@ class AdaptiveVocabulary(nn.Module):
 
     def log_probs(self, hidden: Hidden) -> Float[Tensor, "*b v"]:
         """log p of every token: as many numbers as there are tokens, for each position."""
-        head = self._head(hidden).log_softmax(-1)
-        shortlist = self.edges[1]
-        parts = [head[..., :shortlist]]
-        for c in range(1, len(self.tables)):
-            inside = self._tail(hidden, c).log_softmax(-1)
-            parts.append(inside + head[..., shortlist + c - 1].unsqueeze(-1))
-        return torch.cat(parts, dim=-1)
+        head, *tails = self.by_cluster(hidden)
+        words, clusters = head.split([self.edges[1], len(tails)], dim=-1)
+        inside = (tail + clusters[..., [c]] for c, tail in enumerate(tails))
+        return torch.cat([words, *inside], dim=-1)
+
+    def by_cluster(self, hidden: Hidden) -> tuple[Tensor, ...]:
+        """log p of the frequent tokens and of every cluster, then log p inside each cluster."""
+        tails = (self._tail(hidden, c) for c in range(1, len(self.tables)))
+        return tuple(scores.log_softmax(-1) for scores in (self._head(hidden), *tails))
 
     def divergence(self, hidden: Hidden, target: Hidden) -> Float[Tensor, "*b"]:
+        """KL of two distributions, each by its hidden features."""
+        return self.divergence_of(hidden, self.by_cluster(target))
+
+    def divergence_of(self, hidden: Hidden, wanted: Sequence[Tensor]) -> Float[Tensor, "*b"]:
         r"""KL of two distributions, one cluster at a time, so that no full one is ever built.
 
         .. math:: \mathrm{KL}(q \| p) = \mathrm{KL}(q_0 \| p_0)
@@ -120,15 +126,12 @@ class AdaptiveVocabulary(nn.Module):
 
         Arguments:
             hidden: What p belongs to.
-            target: What q belongs to.
+            wanted: q, as `by_cluster` gives it.
         """
-        given, wanted = (self._head(rows).log_softmax(-1) for rows in (hidden, target))
-        total = _divergence(given, wanted)
-        for c in range(1, len(self.tables)):
-            inside = (self._tail(rows, c).log_softmax(-1) for rows in (hidden, target))
-            weight = wanted[..., self.edges[1] + c - 1].exp()
-            total = total + weight * _divergence(*inside)
-        return total
+        pairs = zip(self.by_cluster(hidden), wanted, strict=True)
+        each = [_divergence(given, there) for given, there in pairs]
+        shares = wanted[0][..., self.edges[1] :].exp().unbind(-1)
+        return sum((q * kl for q, kl in zip(shares, each[1:], strict=True)), each[0])
 
     def _cluster(self, tokens: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         """The cluster of each token; one outside the vocabulary is in the first or the last, whose

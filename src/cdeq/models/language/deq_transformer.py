@@ -1,5 +1,6 @@
 """The DEQ-Transformer: a language model of infinite depth."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -162,7 +163,11 @@ class DEQTransformer(EquilibriumModel):
 
     def divergence(self, output: Tensor, target: Tensor) -> PerSample:
         """KL of the two distributions over tokens, averaged over the segment."""
-        return self.vocabulary.divergence(output, target).mean(1)
+        return self.comparison(target)(output)
+
+    def comparison(self, target: Tensor) -> Callable[[Tensor], PerSample]:
+        wanted = self.vocabulary.by_cluster(target)
+        return lambda output: self.vocabulary.divergence_of(output, wanted).mean(1)
 
     def readout(self) -> LinearReadout:
         return LinearReadout([self.spec.features], axis=-1)

@@ -36,4 +36,7 @@ for teacher in "" _unconstrained _eignn _mignn; do
   parts+=("${teacher#_}=results/$recipe.json")
 done
 .venv/bin/cdeq combine "${parts[@]}" --output "results/table3-$graph"
+.venv/bin/cdeq compare "results/table3-$graph.json" --output "results/table3-$graph.png" --models \
+  student-best "unconstrained anderson" "unconstrained ignn-solver" "unconstrained student-paper" \
+  "unconstrained student-best" "eignn anderson" "mignn anderson"
 .venv/bin/python -m cdeq.report.quoting README.md

@@ -20,6 +20,11 @@ SHARED = {
     "ablation-deblur": "ablation",
     "arxiv": "graphs",
     "computers": "graphs",
+    **{
+        f"{graph}_{teacher}": f"table3-{graph}"
+        for graph in ("arxiv", "computers", "physics")
+        for teacher in ("eignn", "mignn")
+    },
 }
 """Tasks that are drawn side by side in one picture."""
 

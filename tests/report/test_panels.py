@@ -188,3 +188,16 @@ def test_another_metric_stands_beside_the_tasks_own() -> None:
     assert figure.axes[1].get_ylabel() == "test relative residual (↓ better)"
     with pytest.raises(ValueError, match="relative_error"):
         draw_panels([results], ["accuracy"], "test", models=["student-best"])
+
+
+def test_no_title_runs_into_the_next_one() -> None:
+    rows = tuple(
+        Row("student-best", k, metric, "test", 0.5, None, (0,))
+        for k in (1, 2)
+        for metric in ("accuracy", "relative_error")
+    )
+    results = Results("a task with a name of many words", "a recipe of more", rows, {}, {}, "cdeq")
+    figure = draw_panels([results], ["accuracy"], "test", models=["student-best"])
+    figure.draw_without_rendering()
+    left, right = (axes.title.get_window_extent() for axes in figure.axes)
+    assert left.x1 < right.x0

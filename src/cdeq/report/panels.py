@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from textwrap import fill
 from typing import TYPE_CHECKING, NamedTuple
 
 from cdeq.report.axes import (
@@ -32,6 +33,9 @@ REFERENCES = ("picard", "anderson", "broyden")
 
 ERROR = "relative_error"
 """What is drawn beside the task's own metric, unless something else is asked for."""
+
+WIDTH = 44
+"""Letters of a title that fit above one pair of axes."""
 
 _TEACHER = "teacher, converged"
 
@@ -199,7 +203,7 @@ def _draw_panel(axes: "Axes", panel: _Panel, looks: dict[str, Style]) -> None:
     fit = set_log_axis if kind.log else set_linear_axis
     fit(axes, [row.value for row in fitted if can_show(row, kind)])
     set_budget_axis(axes, panel.points, gap=0.07)
-    axes.set_title(panel.title)
+    axes.set_title(fill(panel.title, WIDTH))
     axes.set_ylabel(panel.label)
     draw_curves(axes, panel.points + panel.references, kind, looks, opacity=0.1)
     if panel.teacher is not None:

@@ -145,3 +145,39 @@ def test_on_computers_with_w_free_the_shallow_network_wins(nfe: int) -> None:
     graph = "computers_unconstrained"
     gap = value(graph, "few-step", nfe) - value(graph, "teacher", None)
     assert 0.05 < gap < 0.07
+
+
+# every teacher
+
+TABLE3 = {
+    (graph, row.model, row.nfe): row.value
+    for graph in ("arxiv", "computers")
+    for row in Results.load(ROOT / f"results/table3-{graph}.json").rows
+    if row.metric == "accuracy"
+}
+
+
+@pytest.mark.parametrize("teacher", ["eignn", "mignn"])
+def test_other_well_posed_teachers_are_found_quickly(teacher: str) -> None:
+    whole = TABLE3["arxiv", f"{teacher} teacher", None]
+    two, five = (TABLE3["arxiv", f"{teacher} anderson", nfe] for nfe in (2, 5))
+    assert abs(five - whole) < 0.001 and abs(two - whole) < 0.005
+
+
+def test_mignn_is_the_best_implicit_network_on_arxiv() -> None:
+    teachers = {name: TABLE3["arxiv", f"{name}teacher", None] for name in ("", "eignn ", "mignn ")}
+    assert max(teachers, key=teachers.__getitem__) == "mignn "
+    assert teachers["mignn "] > TABLE3["arxiv", "unconstrained teacher", None]
+
+
+def test_the_table_of_all_teachers_holds_those_of_each() -> None:
+    for graph in RESULTS:
+        for (name, model, nfe, metric), number in VALUES.items():
+            label = "unconstrained " if name.endswith("_unconstrained") else ""
+            if name.startswith(graph) and metric == "accuracy":
+                assert TABLE3[graph, f"{label}{model}", nfe] == number
+
+
+def test_eignn_is_weak_on_computers() -> None:
+    assert TABLE3["computers", "eignn teacher", None] < 0.65
+    assert TABLE3["computers", "mignn teacher", None] > 0.79

@@ -101,7 +101,7 @@ def elsewhere(
 
 def ended(process: subprocess.Popen[str]) -> Ended:
     """Wait for a process."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)  # many at once, on a busy machine
     return Ended(process.returncode, out, err)
 
 

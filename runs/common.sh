@@ -4,8 +4,7 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 make -s .venv/.installed
 
-# glibc gives memory of this size back after every step and asks for it again, which takes its time:
-# an evaluation on ogbn-arxiv, or a vocabulary's softmax, takes up to twice as long without
+# glibc gives memory of this size back after every step and asks for it again, which takes its time
 export THP_MEM_ALLOC_ENABLE=1 MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0
 export MALLOC_TRIM_THRESHOLD_=40000000000 MALLOC_TOP_PAD_=67108864
 

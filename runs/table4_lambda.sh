@@ -4,7 +4,7 @@
 #
 # usage: runs/table4_lambda.sh [SEED …]
 #
-# Data: as runs/table1_wikitext2.sh. Cost: about two hours on two cores.
+# Data: as runs/table1_wikitext2.sh. Cost: hours on two cores; never run whole yet.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 seeds=("${@:-0}")

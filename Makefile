@@ -24,7 +24,7 @@ types: $(READY)  ## static types of src
 
 bench: $(READY)  ## cost of solvers and student as ratios: results/bench.json
 	$(BIN)/cdeq bench --output results/bench.json
-	$(BIN)/python -m cdeq.report.quoting README.md
+	$(BIN)/python -m cdeq.report.quoting README.md docs/results/*.md
 
 format: $(READY)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix

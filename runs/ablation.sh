@@ -37,4 +37,4 @@ done
   --models student-paper paper-from-0 paper-on-policy-kl student-paper-then-solver annealed \
   untied-1 untied-2 untied-4 untied-2-off-policy untied-2-no-kl student-best \
   --output results/ablation.png
-.venv/bin/python -m cdeq.report.quoting README.md
+.venv/bin/python -m cdeq.report.quoting README.md docs/results/*.md

@@ -10,4 +10,4 @@ for seed in 0 1 2; do
     --few-step-budgets 1 2 3 4 5 8 16 32
 done
 .venv/bin/cdeq report out/digits-0 out/digits-1 out/digits-2 --output results/digits
-.venv/bin/python -m cdeq.report.quoting README.md
+.venv/bin/python -m cdeq.report.quoting README.md docs/results/*.md

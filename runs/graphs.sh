@@ -39,4 +39,4 @@ done
 .venv/bin/cdeq compare "results/table3-$graph.json" --output "results/table3-$graph.png" --models \
   student-best "unconstrained anderson" "unconstrained ignn-solver" "unconstrained student-paper" \
   "unconstrained student-best" "eignn anderson" "mignn anderson"
-.venv/bin/python -m cdeq.report.quoting README.md
+.venv/bin/python -m cdeq.report.quoting README.md docs/results/*.md

@@ -22,4 +22,4 @@ for seed in "${seeds[@]}"; do
   done
 done
 .venv/bin/cdeq report "${folders[@]}" --output "results/$recipe"
-.venv/bin/python -m cdeq.report.quoting README.md
+.venv/bin/python -m cdeq.report.quoting README.md docs/results/*.md

@@ -36,4 +36,4 @@ fi
 models=(student-paper student-best hyperdeq few-step)
 .venv/bin/cdeq compare "$results/${recipes[0]}.json" --models "${models[@]}" \
   --output "$results/figure2b-${recipes[0]}.png"
-.venv/bin/python -m cdeq.report.quoting README.md
+.venv/bin/python -m cdeq.report.quoting README.md docs/results/*.md

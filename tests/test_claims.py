@@ -1,4 +1,4 @@
-"""What README claims of `results/digits.json` is in it."""
+"""What README and docs/results claim of `results/digits.json` is in it."""
 
 from itertools import pairwise
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What README claims of `results/arxiv.json` and `results/computers.json` is in them."""
+"""What README and docs/results claim of the results on graphs is in them."""
 
 from pathlib import Path
 

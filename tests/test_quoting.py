@@ -1,4 +1,4 @@
-"""Tables that the README quotes are those of the result files, to the letter."""
+"""Tables that README and docs/results quote are those of the result files, to the letter."""
 
 import json
 import re
@@ -12,7 +12,8 @@ from cdeq.report import Results, Row, find_metric, listing, pivot, summary
 from cdeq.report.quoting import renew
 
 ROOT = Path(__file__).parent.parent
-README, BENCHMARKS = ROOT / "README.md", ROOT / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs/results").glob("*.md"))]
 
 
 SHARED = {
@@ -29,11 +30,19 @@ SHARED = {
 """Tasks that are drawn side by side in one picture."""
 
 
-def test_the_readme_quotes_its_result_files() -> None:
-    text = README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_quotes_its_result_files(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     openings = re.findall(r"<!-- (?:table|summary|listing|ratios) ", text)
     assert len(openings) == text.count("<!-- end -->") > 0
-    assert renew(text, ROOT) == text
+    assert renew(text, page.parent) == text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_points_to_is_there(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))
+    assert targets
+    assert [name for name in targets if not (page.parent / name).exists()] == []
 
 
 def test_every_result_file_is_valid_and_pictured() -> None:

@@ -11,7 +11,8 @@ A quotation stands between one of these lines and an `<!-- end -->`:
     <!-- listing FILE NFE,NFE,… METRIC … "models=MODEL,MODEL,…" -->    the same, of these only
     <!-- ratios FILE -->                        ratios of measured costs
 
-`python -m cdeq.report.quoting README.md` renews all of them, and a test refuses stale ones.
+`python -m cdeq.report.quoting README.md docs/results/*.md` renews all of them, and a test refuses
+stale ones.
 """
 
 import json

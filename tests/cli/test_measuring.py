@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cli.run import key, rows_of, tiny
 from consistency.toys import disturb
 from rich.console import Console
 
@@ -47,6 +48,21 @@ def test_every_student_is_measured_at_its_own_times(tmp_path: Path) -> None:
     )
     assert {row.model for row in expected} == {"teacher", *students}
     assert numbers(swept, *students) == pytest.approx(numbers(expected, *students), rel=1e-3)
+
+
+def test_scores_alone_are_the_same_scores(copied: Path) -> None:
+    def scores() -> dict[tuple, float]:
+        kinds = {"accuracy", "attained", "relative_error", "relative_residual"}
+        return {key(row): row.value for row in rows_of(copied) if row.metric in kinds}
+
+    whole = scores()
+    assert tiny("evaluate", copied, "--fresh", "--evaluation.scores-only").code == 0
+    alone = scores()
+    assert {row.metric for row in rows_of(copied)}.isdisjoint({"certified", "accuracy_adaptive"})
+    dropped = {name for name, *_ in whole.keys() - alone.keys()}
+    assert dropped == {"student-paper-then-solver", "student-paper-no-aa-then-solver"}
+    assert alone.keys() <= whole.keys()
+    assert alone == pytest.approx({each: whole[each] for each in alone}, rel=1e-3, abs=1e-6)
 
 
 def numbers(rows: list[Measurement], *models: str) -> dict[tuple[str, int | None, str], float]:

@@ -71,7 +71,7 @@ def measure(
     baselines: Baselines,
     part: IndexedData,
 ) -> Iterator[Measurement]:
-    """Everything, on one part of the data.
+    """Everything that the recipe looks at, on one part of the data.
 
     Arguments:
         run: Its recipe says what to look at.
@@ -81,21 +81,22 @@ def measure(
         part: What to measure on.
     """
     ready = _for_inference(run, students, teacher)
-    yield from _scores(run, teacher, ready, part)
-    choosing = part is run.data.validation
-    split: SplitName = "validation" if choosing else "test"
-    probed = run.told(split, teacher, run.recipe.evaluation.probed)
-    yield from _certified(run, teacher, ready, probed)
-    if not choosing:  # whose thresholds are chosen on validation
-        yield from _adaptive(run, teacher, ready, probed)
-    yield from _costs(run, teacher, ready, baselines.few_step, probed)
-    yield from _efforts(run, students)
-    yield from _parameters(teacher, ready, baselines)
+    split: SplitName = "validation" if part is run.data.validation else "test"
     own = {
         name: getattr(run.recipe.explicit_data(name, run.data), split)
         for name in baselines.explicit
     }
+    yield from _scores(run, teacher, ready, part)
     yield from _baseline_scores(run, baselines, part, own)
+    yield from _efforts(run, students)
+    yield from _parameters(teacher, ready, baselines)
+    if run.recipe.evaluation.scores_only:
+        return
+    probed = run.told(split, teacher, run.recipe.evaluation.probed)
+    yield from _certified(run, teacher, ready, probed)
+    if split == "test":  # whose thresholds are chosen on validation
+        yield from _adaptive(run, teacher, ready, probed)
+    yield from _costs(run, teacher, ready, baselines.few_step, probed)
     for name, network in baselines.explicit.items():
         yield from _cost_of_explicit(run, teacher, name, network, (probed, own[name]))
 
@@ -150,7 +151,8 @@ def _for_inference(
         times = recipes[name].inference
         merged = student.merged() if isinstance(student, UntiedDEQ) else student
         ready[name] = Ready(merged, times)
-        if isinstance(student, ConsistencyDEQ) and name.startswith("student-"):
+        followed = isinstance(student, ConsistencyDEQ) and name.startswith("student-")
+        if followed and not run.recipe.evaluation.scores_only:
             anchored = AnchoredDEQ(student, teacher, steps=steps)
             ready[f"{name}-then-solver"] = Ready(anchored, times)
     return ready

@@ -119,6 +119,8 @@ class EvaluationRecipe:
             teacher, certificates, early stopping; None takes all.
         splits: The parts of the data to report on; validation is for choosing between variants.
         batch_size: Samples at a time.
+        scores_only: Scores by evaluations alone; no certificates, early stopping, costs, nor the
+            paper's students with the solver behind them.
 
     Raises:
         ValueError: When the budgets do not ascend from at least 1, or a count is below 1.
@@ -135,6 +137,7 @@ class EvaluationRecipe:
     probed: int | None = None
     splits: tuple[Literal["validation", "test"], ...] = ("test",)
     batch_size: int = 512
+    scores_only: bool = False
 
     def __post_init__(self) -> None:
         if not self.budgets or self.budgets[0] < 1 or sorted({*self.budgets}) != [*self.budgets]:

@@ -112,8 +112,9 @@ def test_converged_answers_of_mixing_solvers_do_not_see_ahead() -> None:
 @each_norm
 def test_samples_do_not_see_each_other(norm: str) -> None:
     model, text = model_of(norm=norm), text_of()
+    steps = {"post": 6, "pre": 3}[norm]  # with "pre" this f is no contraction, and rounding grows
     for student in (Anderson(), UntiedDEQ.from_teacher(model), ConsistencyDEQ.from_teacher(model)):
-        together = states(student, model, told(text))
+        together = states(student, model, told(text), steps)
         for row in range(3):
             alone = LanguageBatch(*(part[row : row + 1] for part in told(text)))
-            close(states(student, model, alone), together[:, row : row + 1], 1e-7)
+            close(states(student, model, alone, steps), together[:, row : row + 1], 1e-7)

@@ -92,17 +92,19 @@ class TransformerCell(Cell):
         self.norms = nn.ModuleList(nn.LayerNorm(features) for _ in range(2))
 
     def prepare(self, x: LanguageContext) -> Prepared:
-        past, memory = x.known.shape[1], self._before(x.memory)
-        injected, weight = self.injection(x.inputs), self.qkv.weight()
-        remembered = F.linear(memory, weight) + injected[:, :past]
-        _, keys, values = self._split(remembered)
-        present = injected.shape[1] - past
+        past, length = x.known.shape[1], x.inputs.shape[1]
+        weight, told, bias = self.qkv.weight(), self.injection.weight(), self.injection.bias
+        assert bias is not None
+        # what is remembered is asked for keys and values alone
+        pair = slice(x.memory.shape[2], None)
+        remembered = F.linear(x.inputs[:, :past], told[pair], bias[pair])
+        keys, values = self._split(remembered + F.linear(self._before(x.memory), weight[pair]))
         return Prepared(
-            injection=injected[:, past:],
+            injection=F.linear(x.inputs[:, past:], told, bias),
             keys=keys,
             values=values,
-            places=self.relative.keys(injected.shape[1]),
-            seen=visible(x.known, present),
+            places=self.relative.keys(length),
+            seen=visible(x.known, length - past),
             weights=(weight, self.output.weight(), self.first.weight(), self.second.weight()),
             masks=self._masks(x.inputs),
         )
@@ -136,13 +138,13 @@ class TransformerCell(Cell):
         """What attention reads of a state."""
         return self.norms[0](z) if self.norm == "pre" else z
 
-    def _split(self, qkv: Tensor) -> tuple[Heads, Heads, Heads]:
-        """Query, key and value, heads before positions."""
-        b, n, wide = qkv.shape
-        query, key, value = qkv.view(b, n, 3, self.heads, wide // (3 * self.heads)).permute(
-            2, 0, 3, 1, 4
+    def _split(self, parts: Float[Tensor, "b n e"]) -> tuple[Heads, ...]:
+        """Query, key and value, or the latter two, heads before positions."""
+        features = len(self.output.direction)
+        return tuple(
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for part in parts.split(features, dim=2)
         )
-        return query, key, value
 
     def _masks(self, like: Tensor) -> Masks:
         if not self.training or self.dropout == 0.0:

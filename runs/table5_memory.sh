@@ -11,7 +11,7 @@ recipe=${RECIPE:-wikitext2} folder=out/table5
 trained=$(taken "$recipe-0")
 rm -rf "$folder" && mkdir -p "$folder"
 for stage in "$trained"/*/; do
-  case $(basename "$stage") in evaluation | memory) ;; *) cp -r "$stage" "$folder" ;; esac
+  case $(basename "$stage") in evaluation* | memory) ;; *) cp -r "$stage" "$folder" ;; esac
 done
 .venv/bin/cdeq evaluate "$recipe" --seed 0 --folder "$folder" --evaluation.budgets 1 \
   --evaluation.cost-budgets 1 10 20 30 40 --evaluation.cost-rounds 1 --evaluation.batch-size 64

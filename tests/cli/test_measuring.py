@@ -10,7 +10,7 @@ from cli.run import key, rows_of, tiny
 from consistency.toys import disturb
 from rich.console import Console
 
-from cdeq.cli.measuring import Baselines, attained, measure
+from cdeq.cli.measuring import attained, measure
 from cdeq.cli.stages import Run
 from cdeq.consistency.time import TimeSpan
 from cdeq.evaluation.metrics import ACCURACY
@@ -38,7 +38,7 @@ def test_every_student_is_measured_at_its_own_times(tmp_path: Path) -> None:
     students = {name: own.build(teacher).eval() for name, own in recipe.students.items()}
     for student in students.values():
         disturb(student, 0.1)
-    rows = measure(run, teacher, students, Baselines({}, {}), part)
+    rows = measure(run, teacher, students, part)
     swept = list(takewhile(lambda row: row.metric != "attained", rows))
     times = {name: settings.inference for name, settings in recipe.students.items()}
     methods = {name: distilled(student, times[name]) for name, student in students.items()}
@@ -48,6 +48,23 @@ def test_every_student_is_measured_at_its_own_times(tmp_path: Path) -> None:
     )
     assert {row.model for row in expected} == {"teacher", *students}
     assert numbers(swept, *students) == pytest.approx(numbers(expected, *students), rel=1e-3)
+
+
+def test_another_baseline_does_not_repeat_the_students(copied: Path) -> None:
+    whole = {key(row): row.value for row in rows_of(copied)}
+    students = copied / "evaluation/results.json"
+    before = students.stat().st_mtime_ns
+    (copied / "few-step-3").rename(copied.parent / "elsewhere")
+    assert tiny("evaluate", copied).code == 0
+    less = {key(row): row.value for row in rows_of(copied)}
+    assert {row[:2] for row in whole.keys() - less.keys()} == {("few-step", 3)}
+    (copied.parent / "elsewhere").rename(copied / "few-step-3")
+    assert tiny("evaluate", copied).code == 0
+    assert students.stat().st_mtime_ns == before
+    again = {key(row): row.value for row in rows_of(copied)}
+    timeless = [name for name in whole if "time" not in name]
+    assert {name: again[name] for name in timeless} == {name: whole[name] for name in timeless}
+    assert again.keys() == whole.keys()
 
 
 def test_scores_alone_are_the_same_scores(copied: Path) -> None:

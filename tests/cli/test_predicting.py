@@ -11,9 +11,9 @@ from cli.run import cdeq, contents
 from image_files import CLASSES, no_image
 from rich.console import Console
 
+from cdeq.cli.evaluating import trained_students
 from cdeq.cli.measuring import Ready
 from cdeq.cli.predicting import Predict, Prediction, predict
-from cdeq.cli.scoring import trained_students
 from cdeq.cli.stages import Run
 from cdeq.consistency.refine import refine
 from cdeq.core.solve import solve

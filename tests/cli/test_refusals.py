@@ -103,7 +103,9 @@ def test_a_fresh_evaluation_takes_other_settings(copied: Path) -> None:
     said = tiny("evaluate", copied, "--fresh", "--evaluation.batch-size", 9)
     assert said.code == 0
     changed = {name for name, content in contents(copied).items() if content != before.get(name)}
-    assert changed == {"results.json", "evaluation/recipe.json"}
+    shares = ("", "evaluation/", "evaluation-baselines/")
+    origins = {f"{share}recipe.json" for share in shares[1:]}
+    assert changed == {f"{share}results.json" for share in shares} | origins
     for row, other in zip(rows_of(copied), rows, strict=True):
         assert key(row) == key(other)
         assert row.value == pytest.approx(other.value, rel=1e-3, abs=1e-6)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from cdeq.cli import baselines, distilling, generating, predicting, scoring, stages
+from cdeq.cli import baselines, distilling, evaluating, generating, predicting, scoring, stages
 from cdeq.cli.generating import Generate
 from cdeq.cli.measuring import Ready
 from cdeq.cli.predicting import Predict
@@ -59,7 +59,7 @@ def explicit(run: Run) -> None:
 
 def evaluate(run: Run) -> None:
     """Score teacher, solvers and students on the test set."""
-    scoring.show(scoring.evaluate(run), run.console)
+    scoring.show(evaluating.evaluate(run), run.console)
 
 
 def generate(run: Run, options: Generate) -> None:
@@ -112,7 +112,7 @@ def demo(run: Run) -> None:
 
 
 def _conclude(run: Run) -> None:
-    scoring.evaluate(run)
+    evaluating.evaluate(run)
     scoring.show(scoring.report([run.folder], run.folder / "report", run.console), run.console)
     run.console.print(f"\nEverything is in {run.folder}.")
 

@@ -20,20 +20,17 @@ from cdeq.core.solvers import Anderson, Broyden, Picard, Solver
 from cdeq.data.indexed import IndexedData
 from cdeq.evaluation.adaptive import calibrate, stopped_at
 from cdeq.evaluation.certification import Start, certification
-from cdeq.evaluation.costs import cost_of, cost_of_teacher, costs, measurements
-from cdeq.evaluation.explicit import AnyExplicit, score_explicit, typical_batch
+from cdeq.evaluation.costs import cost_of_teacher, costs, measurements
 from cdeq.evaluation.metrics import Metric
 from cdeq.evaluation.sweep import (
     Measurement,
     Method,
     batches,
     distilled,
-    score_few_step,
     sweep,
     truncated,
 )
 from cdeq.models.base import EquilibriumModel
-from cdeq.models.graph.explicit import ExplicitModel
 from cdeq.recipes.variants import AnyDistilled
 
 SOLVERS: Mapping[str, Solver[Any]] = {
@@ -51,61 +48,38 @@ class Ready(NamedTuple):
     """The virtual times that it was distilled for."""
 
 
-class Baselines(NamedTuple):
-    """What was trained on labels."""
-
-    few_step: Mapping[int, EquilibriumModel]
-    """Networks trained for few steps, by their steps."""
-    explicit: Mapping[str, AnyExplicit]
-    """Networks without an equilibrium, by name."""
-
-    def named(self) -> dict[str, nn.Module]:
-        """All of them."""
-        return {**{str(steps): model for steps, model in self.few_step.items()}, **self.explicit}
-
-
 def measure(
     run: Run,
     teacher: EquilibriumModel,
     students: Mapping[str, AnyDistilled],
-    baselines: Baselines,
     part: IndexedData,
 ) -> Iterator[Measurement]:
-    """Everything that the recipe looks at, on one part of the data.
+    """Everything about a teacher, its solvers and its students, on one part of the data.
 
     Arguments:
         run: Its recipe says what to look at.
         teacher: The teacher.
         students: By name.
-        baselines: What was trained on labels.
         part: What to measure on.
     """
     ready = _for_inference(run, students, teacher)
-    split: SplitName = "validation" if part is run.data.validation else "test"
-    own = {
-        name: getattr(run.recipe.explicit_data(name, run.data), split)
-        for name in baselines.explicit
-    }
     yield from _scores(run, teacher, ready, part)
-    yield from _baseline_scores(run, baselines, part, own)
     yield from _efforts(run, students)
-    yield from _parameters(teacher, ready, baselines)
+    yield from _parameters(teacher, ready)
     if run.recipe.evaluation.scores_only:
         return
+    split = split_of(run, part)
     probed = run.told(split, teacher, run.recipe.evaluation.probed)
     yield from _certified(run, teacher, ready, probed)
     if split == "test":  # whose thresholds are chosen on validation
         yield from _adaptive(run, teacher, ready, probed)
-    yield from _costs(run, teacher, ready, baselines.few_step, probed)
-    for name, network in baselines.explicit.items():
-        yield from _cost_of_explicit(run, teacher, name, network, (probed, own[name]))
+    yield from _costs(run, teacher, ready, probed)
 
 
-def measure_scores(
+def score_students(
     run: Run,
     teacher: EquilibriumModel,
     students: Mapping[str, AnyDistilled],
-    baselines: Baselines,
     part: IndexedData,
 ) -> Iterator[Measurement]:
     """Scores alone, on data that are no part of the recipe's three.
@@ -114,11 +88,14 @@ def measure_scores(
         run: Its recipe says at which budgets.
         teacher: The teacher.
         students: By name.
-        baselines: What was trained on labels.
         part: What to measure on.
     """
-    yield from _scores(run, teacher, _for_inference(run, students, teacher), part)
-    yield from _baseline_scores(run, baselines, part, dict.fromkeys(baselines.explicit, part))
+    return _scores(run, teacher, _for_inference(run, students, teacher), part)
+
+
+def split_of(run: Run, part: IndexedData) -> SplitName:
+    """Which part of the data it is."""
+    return "validation" if part is run.data.validation else "test"
 
 
 def _scores(
@@ -128,17 +105,6 @@ def _scores(
     swept = _swept(run, teacher, students, part)
     yield from swept
     yield from attained(swept, run.recipe.metric)
-
-
-def _baseline_scores(
-    run: Run, baselines: Baselines, part: IndexedData, own: Mapping[str, IndexedData]
-) -> Iterator[Measurement]:
-    """Of what was trained on labels; explicit networks take data of their own form."""
-    for metric in (run.recipe.metric, *run.recipe.further_metrics):
-        for steps, model in baselines.few_step.items():
-            yield score_few_step(model, steps, part, metric)
-        for name, network in baselines.explicit.items():
-            yield score_explicit(name, network, own[name], metric)
 
 
 def _for_inference(
@@ -189,61 +155,30 @@ def _costs(
     run: Run,
     teacher: EquilibriumModel,
     students: Mapping[str, Ready],
-    few_step: Mapping[int, EquilibriumModel],
     part: IndexedData,
 ) -> Iterator[Measurement]:
-    """What answers to one batch cost, where the recipe asks for it: of every method, of networks
-    for few steps, and of the teacher itself with its own budget and tolerance."""
+    """What answers to one batch cost, where the recipe asks for it: of every method, and of the
+    teacher itself with its own budget and tolerance."""
     settings, rounds = run.recipe.evaluation, run.recipe.evaluation.cost_rounds
     if not settings.cost_budgets:
         return
     batch = next(batches(part, settings.batch_size, teacher.device))
     yield from costs(teacher, _methods(run, students), batch, settings.cost_budgets, rounds=rounds)
-    for steps, network in few_step.items():
-        unrolled = {"few-step": truncated(Picard())}
-        yield from costs(network, unrolled, batch, (steps,), rounds=rounds)
     yield from measurements("teacher", None, cost_of_teacher(teacher, batch, rounds=rounds))
 
 
-def _cost_of_explicit(
-    run: Run,
-    teacher: EquilibriumModel,
-    name: str,
-    network: AnyExplicit,
-    parts: tuple[IndexedData, IndexedData],
-) -> Iterator[Measurement]:
-    """What its answers to one batch cost, beside one evaluation of f on the teacher's."""
-    settings = run.recipe.evaluation
-    if not settings.cost_budgets:
-        return
-    size = min(settings.batch_size, len(parts[0]))  # as many samples as f answers
-    batch = next(batches(parts[0], size, teacher.device))
-    own = typical_batch(network, parts[1], size)
-    x = teacher.encode(batch)
-    f, z = teacher.bind(x), teacher.initial(x)
-    on_graph = isinstance(network, ExplicitModel)
-    answer = network.answers if on_graph else network.forward
-    with torch.no_grad():
-        cost = cost_of(lambda: answer(own), lambda: f(z), rounds=settings.cost_rounds)
-    products = round(network.products) if on_graph else 0
-    yield from measurements(name, None, cost._replace(products=products))
-
-
-def _parameters(
-    teacher: EquilibriumModel, students: Mapping[str, Ready], baselines: Baselines
-) -> Iterator[Measurement]:
+def _parameters(teacher: EquilibriumModel, students: Mapping[str, Ready]) -> Iterator[Measurement]:
     """The numbers that each model is made of, the head of what has none included."""
-    head = _size(teacher) - _size(teacher.deq.cell)
-    sizes = {"teacher": _size(teacher)}
+    head = size_of(teacher) - size_of(teacher.deq.cell)
+    sizes = {"teacher": size_of(teacher)}
     for name, (student, _) in students.items():
-        sizes[name] = _size(cast(nn.Module, student)) + head
-    for name, network in baselines.explicit.items():
-        sizes[name] = _size(network)
+        sizes[name] = size_of(cast(nn.Module, student)) + head
     for name, size in sizes.items():
         yield Measurement(name, None, "parameters", float(size))
 
 
-def _size(module: nn.Module) -> int:
+def size_of(module: nn.Module) -> int:
+    """The numbers that it is made of."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

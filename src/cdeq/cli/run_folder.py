@@ -16,7 +16,7 @@ from cdeq.atomic import write_atomic
 from cdeq.errors import StoreError
 from cdeq.plain import Plain
 
-ORIGIN, DONE = "recipe.json", "done.json"
+ORIGIN, DONE, RESULTS = "recipe.json", "done.json", "results.json"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
-"""The last stages of a run: evaluate, and report as tables and pictures."""
+"""The last stage of a run: report as tables and pictures."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -8,20 +7,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from cdeq.atomic import write_atomic
-from cdeq.cli.baselines import explicit_models, few_step_models
-from cdeq.cli.distilling import student_stage
-from cdeq.cli.measuring import Baselines, measure, measure_scores
-from cdeq.cli.run_folder import DONE, versions
-from cdeq.cli.stages import Run
-from cdeq.data.indexed import IndexedData
-from cdeq.digest import digest_of
+from cdeq.cli.run_folder import RESULTS
 from cdeq.errors import CDEQError
-from cdeq.models.base import EquilibriumModel
-from cdeq.recipes.base import Recipe, Splits
-from cdeq.recipes.variants import AnyDistilled
 from cdeq.report import (
     Results,
-    Row,
     Table,
     combine,
     curve,
@@ -32,74 +21,6 @@ from cdeq.report import (
     summary,
 )
 from cdeq.report.panels import ERROR
-
-RESULTS = "results.json"
-
-
-def evaluate(run: Run) -> Results:
-    """Score the teacher, its solvers, and every trained student and baseline on the test set.
-
-    Raises:
-        CDEQError: When there is no teacher yet.
-        StoreError: When something in the folder was made with other settings.
-    """
-    recipe, teacher, path = run.recipe, run.teacher(), run.folder / RESULTS
-    students = trained_students(run, teacher)
-    baselines = Baselines(few_step_models(run), explicit_models(run))
-    stage = run.stage(
-        "evaluation",
-        evaluation=recipe.evaluation,
-        inference=recipe.student.inference,
-        data={name: recipe.data_digest(part) for name, part in _parts(run, *Splits._fields[1:])},
-        further=_further(recipe) or None,
-    )
-    named = {"teacher": teacher, **students, **baselines.named()}
-    done = {"models": {name: digest_of(model) for name, model in named.items()}}
-    if run.finished(stage) == done and path.exists():
-        run.console.print(f"Evaluation: already done, see {path}.")
-        return Results.load(path)
-    run.begin(stage)
-    rows = [
-        Row(model, nfe, metric, name, value, None, (recipe.seed,))
-        for name, part in _parts(run, *recipe.evaluation.splits)
-        for model, nfe, metric, value in measure(run, teacher, students, baselines, part)
-    ] + [
-        Row(model, nfe, metric, name, value, None, (recipe.seed,))
-        for name, part in recipe.further_data().items()
-        for model, nfe, metric, value in measure_scores(run, teacher, students, baselines, part)
-    ]
-    results = Results(
-        task=recipe.task,
-        recipe=run.name,
-        rows=tuple(rows),
-        costs=_costs(run, teacher_parameters=sum(p.numel() for p in teacher.parameters())),
-        versions=versions(),
-        command=run.command,
-    )
-    results.save(path)
-    stage.finish(done)
-    return results
-
-
-def _further(recipe: Recipe) -> dict[str, str]:
-    """Fingerprints of what is reported on besides."""
-    return {name: recipe.data_digest(part) for name, part in recipe.further_data().items()}
-
-
-def _parts(run: Run, *names: str) -> Iterator[tuple[str, IndexedData]]:
-    """Parts of the data by name."""
-    return ((name, getattr(run.data, name)) for name in names)
-
-
-def trained_students(run: Run, teacher: EquilibriumModel) -> dict[str, AnyDistilled]:
-    """The finished ones."""
-    students = run.recipe.students
-    stages = {name: student_stage(run, name, teacher) for name in students}
-    return {
-        name: students[name].read(stage.folder, teacher).to(teacher.device)
-        for name, stage in stages.items()
-        if stage.outcome() is not None
-    }
 
 
 def report(
@@ -204,13 +125,3 @@ def _spread(results: Results) -> str:
     counts = sorted({len(row.seeds) for row in results.rows})
     seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     return f", median ± standard deviation over {seeds} seeds" if counts[-1] > 1 else ""
-
-
-def _costs(run: Run, teacher_parameters: int) -> dict[str, float]:
-    """Training seconds of every finished stage, and sizes."""
-    costs: dict[str, float] = {"teacher_parameters": teacher_parameters}
-    for path in sorted(run.folder.glob(f"*/{DONE}")):
-        outcome = json.loads(path.read_text())["outcome"]
-        if "seconds" in outcome:
-            costs[f"{path.parent.name}_seconds"] = round(outcome["seconds"], 1)
-    return costs

@@ -65,7 +65,7 @@ def test_the_demo_trains_everything_in_order(demo: tuple[Path, Ended]) -> None:
     assert -1 not in places
     assert places == sorted(places)
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {
-        *TRAINED, "cache", "evaluation",
+        *TRAINED, "cache", "evaluation", "evaluation-baselines",
     }  # fmt: skip
     assert not [*folder.rglob("*.pt"), *folder.rglob("*.partial")]
 

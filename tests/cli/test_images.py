@@ -26,7 +26,7 @@ def test_the_demo_trains_everything_in_order(image_demo: tuple[Path, Ended]) -> 
     assert -1 not in places
     assert places == sorted(places)
     folders = {path.name for path in (root / "run").iterdir() if path.is_dir()}
-    assert folders == {*TRAINED, "evaluation"}
+    assert folders == {*TRAINED, "evaluation", "evaluation-baselines"}
 
 
 def test_every_model_is_scored(imaged: Path) -> None:

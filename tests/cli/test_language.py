@@ -107,7 +107,7 @@ def test_the_demo_trains_everything_in_order(demo: tuple[Path, Ended]) -> None:
     assert -1 not in places
     assert places == sorted(places)
     folders = {path.name for path in (root / "run").iterdir() if path.is_dir()}
-    assert folders == {*TRAINED, "evaluation", "memory"}
+    assert folders == {*TRAINED, "evaluation", "evaluation-baselines", "memory"}
 
 
 def test_every_model_has_a_perplexity(finished: Path) -> None:

@@ -231,3 +231,18 @@ def test_a_student_is_called_at_the_times_of_its_schedule() -> None:
     run = distilled(Noting(), schedule)(model(), None, torch.zeros(1))
     list(islice(run, 6))
     assert seen == pytest.approx(schedule.times(6).tolist())
+
+
+def test_an_interval_is_that_of_the_samples_mean() -> None:
+    found = {
+        (row.model, row.nfe, row.metric): row.value
+        for row in sweep(model(), methods(), images(), ACCURACY, (1, 3), intervals=True)
+    }
+    plain = sweep(model(), methods(), images(), ACCURACY, (1, 3))
+    assert {(row.model, row.nfe, row.metric): row.value for row in plain}.items() <= found.items()
+    count = len(images())
+    for (name, nfe, metric), value in found.items():
+        if metric == "accuracy":  # a share: its spread follows from it
+            half = 1.96 * math.sqrt(value * (1 - value) / count)
+            assert found[name, nfe, "interval_accuracy"] == pytest.approx(half, abs=1e-12)
+    assert len(found) == len(plain) + 1 + 2 * len(methods())

@@ -82,6 +82,17 @@ def test_the_share_of_random_starts(
     assert seen == starts
 
 
+def test_a_share_of_the_updates_has_the_whole_penalty() -> None:
+    model, generator = teacher(), seeded()
+    loss = TeacherLoss(shortest=2, longest=3, jacobian_weight=0.5, jacobian_share=0.25)
+    found = [loss(model, BATCH, generator).terms for _ in range(60)]
+    struck = [terms for terms in found if "jacobian" in terms]
+    assert 6 <= len(struck) <= 24
+    for terms in struck:
+        torch.testing.assert_close(terms["loss"], terms["task"] + 2.0 * terms["jacobian"])
+    assert all(terms.keys() == {"loss"} for terms in found if "jacobian" not in terms)
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 @pytest.mark.parametrize("radius", [0.0, 3.0])
 def test_the_teacher_loss_is_its_parts(weight: float, radius: float) -> None:
@@ -141,6 +152,7 @@ def test_of_a_graph_there_is_one_radius() -> None:
         ({"shortest": 0}, "both ≥ 1; got 0 … 35"),
         ({"shortest": 9, "longest": 8}, "got 9 … 8"),
         ({"random_start": 1.1}, "`random_start` is a probability"),
+        ({"jacobian_share": 0.0}, "`jacobian_share` is the probability in .* always; got 0.0"),
         ({"jacobian_weight": -0.1}, "`jacobian_weight` weighs a penalty, so it is ≥ 0; got -0.1"),
         ({"radius_weight": -0.1}, "`radius_weight` weighs a penalty, so it is ≥ 0; got -0.1"),
         ({"radius_weight": float("nan")}, "`radius_weight` weighs a penalty.*; got nan"),

@@ -1,6 +1,7 @@
 """Online trajectories: the solver's own, from a teacher in evaluation mode."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -79,3 +80,13 @@ def test_graphs_are_asked_for_one_at_a_time() -> None:
 def test_the_ends_alone_are_those_of_the_whole(make: Callable[[], Toy]) -> None:
     source = online(make())
     assert same((source.ends([0]),), source([0])[-1:])
+
+
+def test_a_solve_for_the_end_alone_may_stop_where_it_is_found() -> None:
+    teacher, tol = single().eval(), 1e-3
+    whole, soon = online(teacher), replace(online(teacher), end_tol=tol, max_steps=50)
+    x = teacher.encode(DATA[[2, 5]])
+    found = solve(teacher.bind(x), teacher.initial(x), whole.solver, max_steps=50, tol=tol)
+    assert found.nfe < 50
+    assert same((soon.ends([2, 5]),), (found.z,))
+    assert len(soon([2, 5])) == 51

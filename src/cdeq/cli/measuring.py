@@ -143,6 +143,7 @@ def _swept(
             batch_size=settings.batch_size,
             advance=lambda: progress.advance(bar),
             also=run.recipe.further_metrics,
+            intervals=settings.intervals,
         )
 
 

@@ -11,8 +11,8 @@ from cdeq.cli.stages import Run
 from cdeq.core.solvers import Picard
 from cdeq.data.indexed import IndexedData
 from cdeq.evaluation.costs import cost_of, costs, measurements
-from cdeq.evaluation.explicit import AnyExplicit, score_explicit, typical_batch
-from cdeq.evaluation.sweep import Measurement, batches, score_few_step, truncated
+from cdeq.evaluation.explicit import AnyExplicit, explicit_scores, typical_batch
+from cdeq.evaluation.sweep import Measurement, batches, few_step_scores, truncated
 from cdeq.models.base import EquilibriumModel
 from cdeq.models.graph.explicit import ExplicitModel
 
@@ -66,11 +66,16 @@ def _baseline_scores(
     run: Run, baselines: Baselines, part: IndexedData, own: Mapping[str, IndexedData]
 ) -> Iterator[Measurement]:
     """Of what was trained on labels; explicit networks take data of their own form."""
+    interval = run.recipe.evaluation.intervals
     for metric in (run.recipe.metric, *run.recipe.further_metrics):
         for steps, model in baselines.few_step.items():
-            yield score_few_step(model, steps, part, metric)
+            scores = few_step_scores(model, steps, part, metric)
+            for kind, value in metric.summarised(scores, interval=interval):
+                yield Measurement("few-step", steps, kind, value)
         for name, network in baselines.explicit.items():
-            yield score_explicit(name, network, own[name], metric)
+            scores = explicit_scores(network, own[name], metric)
+            for kind, value in metric.summarised(scores, interval=interval):
+                yield Measurement(name, None, kind, value)
 
 
 def _costs_of_few_step(

@@ -14,6 +14,7 @@ from cdeq.models.graph.batch import GraphBatch
 from cdeq.models.graph.explicit import ExplicitModel
 from cdeq.models.language.explicit import ExplicitLanguageModel
 from cdeq.models.vision.explicit import ExplicitImageModel
+from cdeq.typing import PerSample
 
 AnyExplicit: TypeAlias = ExplicitModel | ExplicitLanguageModel | ExplicitImageModel
 """A network of finitely many layers, of any domain."""
@@ -34,10 +35,17 @@ def score_explicit(
         data: What to score on, in the form that the network takes.
         metric: The task's score.
     """
+    scores = explicit_scores(model, data, metric)
+    ((kind, value),) = metric.summarised(scores, interval=False)
+    return Measurement(name, None, kind, value)
+
+
+@torch.no_grad()
+def explicit_scores(model: AnyExplicit, data: IndexedData, metric: Metric) -> PerSample:
+    """The score of every sample by itself."""
     model.eval()
     score = metric.of(model)
-    scores = torch.cat([score(output, batch) for output, batch in _answers(model, data)])
-    return Measurement(name, None, metric.name, float(metric.finish(scores.double().mean())))
+    return torch.cat([score(output, batch) for output, batch in _answers(model, data)])
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """What a task is scored by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -13,6 +13,9 @@ from cdeq.models.graph.batch import GraphBatch
 from cdeq.models.imaging.batch import DeblurBatch
 from cdeq.models.vision.batch import ImageBatch
 from cdeq.typing import PerSample
+
+NINETY_FIVE = 1.96
+"""Standard deviations that 95 % of normal numbers are within."""
 
 Score: TypeAlias = Callable[[Tensor, Batch], PerSample]
 """A number a sample, given a model's output and the batch."""
@@ -47,6 +50,25 @@ class Metric:
     def of(self, model: Judging) -> Score:
         """The score of each sample of this model's."""
         return model.loss if self.score is None else self.score
+
+    def summarised(self, values: Tensor, *, interval: bool) -> Iterator[tuple[str, float]]:
+        r"""The score of all samples by its name and, where it is wanted, half the width of its
+        95 % interval, :math:`1.96 \, \sigma / \sqrt n`.
+
+        Arguments:
+            values: The score of each sample.
+            interval: For samples that are independent of one another, and scores that are their
+                mean.
+
+        Example:
+            >>> dict(ACCURACY.summarised(torch.tensor([1.0, 0.0, 1.0, 1.0]), interval=True))
+            {'accuracy': 0.75, 'interval_accuracy': 0.424...}
+        """
+        values = values.double()
+        yield self.name, float(self.finish(values.mean()))
+        if interval:
+            spread = values.std(unbiased=False) / len(values) ** 0.5
+            yield f"interval_{self.name}", NINETY_FIVE * float(spread)
 
     def upward(self, value: float) -> float:
         """A number that is higher where the score is better."""

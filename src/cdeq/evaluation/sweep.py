@@ -85,14 +85,16 @@ class _Samples:
     def add(self, key: tuple[str, int | None, str], values: Tensor) -> None:
         self.parts.setdefault(key, []).append(values.flatten().cpu())
 
-    def finish(self, *metrics: Metric) -> Iterator[Measurement]:
+    def finish(self, *metrics: Metric, intervals: bool = False) -> Iterator[Measurement]:
         """Means of the task's metrics, medians of everything else."""
-        finishes = {metric.name: metric.finish for metric in metrics}
+        scores = {metric.name: metric for metric in metrics}
         for (model, nfe, name), parts in self.parts.items():
             values = torch.cat(parts).double()
-            finish = finishes.get(name)
-            value = _median(values) if finish is None else finish(values.mean())
-            yield Measurement(model, nfe, name, float(value))
+            if name not in scores:
+                yield Measurement(model, nfe, name, float(_median(values)))
+                continue
+            for kind, value in scores[name].summarised(values, interval=intervals):
+                yield Measurement(model, nfe, kind, value)
 
 
 def _median(values: Tensor) -> Tensor:
@@ -114,6 +116,7 @@ def sweep(
     batch_size: int = 512,
     advance: Callable[[], None] = lambda: None,
     also: Sequence[Metric] = (),
+    intervals: bool = False,
 ) -> list[Measurement]:
     """Score every method at every budget against the teacher's equilibrium.
 
@@ -136,6 +139,8 @@ def sweep(
         batch_size: Samples at a time.
         advance: Called after each method on each batch.
         also: More scores of the same answers.
+        intervals: Also half the width of each score's 95 % interval over samples, as
+            `interval_…`; it takes them as independent.
     """
     model.eval()
     samples, metrics, batched = _Samples(), (metric, *also), model.deq.batched
@@ -161,7 +166,7 @@ def sweep(
                 error = relative_error(z, exact, batched=batched)
                 samples.add((name, nfe, "relative_error"), error)
             advance()
-    return list(samples.finish(*metrics))
+    return list(samples.finish(*metrics, intervals=intervals))
 
 
 def _equilibrium(model: EquilibriumModel, x: Context, steps: int, tol: float | None) -> State:
@@ -225,8 +230,23 @@ def score_few_step(
     batch_size: int = 512,
 ) -> Measurement:
     """Score a network that was trained with `steps` unrolled evaluations, at that many."""
+    values = few_step_scores(model, steps, data, metric, batch_size=batch_size)
+    ((name, value),) = metric.summarised(values, interval=False)
+    return Measurement("few-step", steps, name, value)
+
+
+@torch.no_grad()
+def few_step_scores(
+    model: EquilibriumModel,
+    steps: int,
+    data: IndexedData,
+    metric: Metric,
+    *,
+    batch_size: int = 512,
+) -> PerSample:
+    """The score of every sample by itself."""
     model.eval()
-    samples, ordered, memory = _Samples(), isinstance(data, OrderedData), None
+    scores, ordered, memory = [], isinstance(data, OrderedData), None
     for batch in batches(data, batch_size, model.device):
         x = model.encode(model.recall(batch, memory))
         f, z = model.bind(x), model.initial(x)
@@ -234,9 +254,8 @@ def score_few_step(
             z = f(z)
         memory = model.remember(z, x) if ordered else None
         score = metric.of(model)(model.decode(z, x), batch)
-        samples.add(("few-step", steps, metric.name), score)
-    (measurement,) = samples.finish(metric)
-    return measurement
+        scores.append(score.flatten().cpu())
+    return torch.cat(scores)
 
 
 def _at(states: Iterable[State], budgets: Sequence[int]) -> Iterator[tuple[int, State]]:

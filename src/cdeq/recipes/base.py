@@ -79,6 +79,8 @@ class TrajectoryRecipe:
         solver: The solver whose run is distilled.
         max_steps: Its budget K.
         online: Recompute trajectories each step instead of reading a cache.
+        end_tol: The relative residual at which students that are told ends alone have them solved
+            for, where they are recomputed; None spends the budget.
         dtype: What a cache stores numbers in: float32, bfloat16 or float16.
         shard_samples: Samples solved together and stored in one file.
         samples: Distil from the first so many training samples only; None from all.
@@ -90,6 +92,7 @@ class TrajectoryRecipe:
     solver: Anderson = Anderson()
     max_steps: int = 20
     online: bool = False
+    end_tol: float | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     shard_samples: int = 128
     samples: int | None = None
@@ -98,6 +101,8 @@ class TrajectoryRecipe:
         for name in ("max_steps", "shard_samples", "samples"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name))
+        if self.end_tol is not None and not self.end_tol > 0.0:
+            raise ValueError(f"`end_tol` is a relative residual above 0; got {self.end_tol}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +124,8 @@ class EvaluationRecipe:
             teacher, certificates, early stopping; None takes all.
         splits: The parts of the data to report on; validation is for choosing between variants.
         batch_size: Samples at a time.
+        intervals: Also half the width of the 95 % interval of each score over the samples, for
+            scores of independent ones: what one seed can say of chance.
         scores_only: Scores by evaluations alone; no certificates, early stopping, costs, nor the
             paper's students with the solver behind them.
 
@@ -137,6 +144,7 @@ class EvaluationRecipe:
     probed: int | None = None
     splits: tuple[Literal["validation", "test"], ...] = ("test",)
     batch_size: int = 512
+    intervals: bool = False
     scores_only: bool = False
 
     def __post_init__(self) -> None:

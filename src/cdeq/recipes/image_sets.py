@@ -8,7 +8,6 @@ from cdeq.core.adjoint import Phantom
 from cdeq.core.solvers import Anderson
 from cdeq.data.augment import Augmentation
 from cdeq.data.framing import Framing
-from cdeq.hypersolver.loss import HyperLoss
 from cdeq.models.vision import mdeq_sizes
 from cdeq.models.vision.alexnet import AlexNetSpec
 from cdeq.models.vision.bn_inception import BNInceptionSpec
@@ -39,7 +38,8 @@ def _pictured(
     hrnet: HRNetSpec,
 ) -> ImageRecipe:
     """A teacher that is pre-trained with a few steps, and all that stands beside it."""
-    quick = replace(plan, steps=plan.steps // 4, weight_decay=0.0, validate_every=0)
+    quarter = {"steps": plan.steps // 4, "warmup": plan.warmup // 4}
+    quick = replace(plan, weight_decay=0.0, validate_every=0, **quarter)
     whole = replace(plan, steps=first.plan.steps + plan.steps)
     return ImageRecipe(
         source=source,
@@ -47,14 +47,20 @@ def _pictured(
         augmentation=augmentation,
         teacher=TeacherRecipe(
             # equilibria that are found quickly are what students can be taught
-            loss=TeacherLoss(shortest=6, longest=16, random_start=0.0, jacobian_weight=0.5),
+            loss=TeacherLoss(
+                shortest=6,
+                longest=16,
+                random_start=0.0,
+                jacobian_weight=0.5,
+                jacobian_share=0.35,  # as published; it would be a third of an update's time
+            ),
             plan=plan,
             pretraining=first,
         ),
-        trajectories=TrajectoryRecipe(max_steps=24, online=True),
+        trajectories=TrajectoryRecipe(max_steps=24, online=True, end_tol=1e-4),
         student=StudentRecipe(plan=quick, loss=DistillationLoss()),
         best=UntiedRecipe(plan=quick),
-        hyper=HyperRecipe(plan=quick, loss=HyperLoss(detach=True)),
+        hyper=HyperRecipe(plan=quick),
         few_step=plan,
         few_step_budgets=(1, 2, 8),
         distil=("student-paper", "student-paper-no-aa", "student-best", "hyperdeq"),
@@ -66,6 +72,7 @@ def _pictured(
             cost_budgets=(1, 2, 8),
             probed=1024,
             batch_size=256,
+            intervals=True,
         ),
         alexnet=ImageExplicitRecipe(network=alexnet, plan=whole),
         bn_inception=ImageExplicitRecipe(network=bn_inception, plan=whole),
@@ -78,7 +85,13 @@ CROPPED = Augmentation(padding=4, flip=0.5)
 
 SMALL = {
     "alexnet": AlexNetSpec(
-        widths=(16, 32, 48, 32, 32), hidden=192, kernel=3, stride=1, padding=1, pooled=3
+        widths=(16, 32, 48, 32, 32),
+        hidden=192,
+        kernel=3,
+        stride=1,
+        padding=1,
+        pooled=3,
+        dropout=0.0,
     ),
     "bn_inception": BNInceptionSpec(width=1 / 8, small=True),
     "hrnet": HRNetSpec(
@@ -139,11 +152,15 @@ def cifar10() -> ImageRecipe:
     return replace(recipe, hardware=Hardware(precision="bf16-mixed"))
 
 
-def cifar10_single_stream() -> ImageRecipe:
-    """`cifar10` with one resolution: the single-stream DEQ."""
-    recipe, one = cifar10(), mdeq_sizes.single_stream_tiny()
+def _single_stream(recipe: ImageRecipe, one: MDEQSpec) -> ImageRecipe:
+    """The recipe with one resolution, as wide as `one`, and no explicit networks."""
     network = replace(recipe.network, channels=one.channels, head=one.head)
     return replace(recipe, network=network, explicit=())
+
+
+def cifar10_single_stream() -> ImageRecipe:
+    """`cifar10` with one resolution: the single-stream DEQ."""
+    return _single_stream(cifar10(), mdeq_sizes.single_stream_tiny())
 
 
 def cifar10_published() -> ImageRecipe:
@@ -198,6 +215,12 @@ def tiny_imagenet() -> ImageRecipe:
     return _pictured(source, network, plan, first=first, augmentation=moved, **MEDIUM)
 
 
+def tiny_imagenet_single_stream() -> ImageRecipe:
+    """`tiny_imagenet` with one resolution, of about as many parameters."""
+    recipe = tiny_imagenet()
+    return _single_stream(recipe, replace(recipe.network, channels=(168,), head=()))
+
+
 def imagenet() -> ImageRecipe:
     """ImageNet in folders, imagenet/{train,val}, with MDEQ-Small as large as published: GPUs."""
     plan = Plan(
@@ -233,6 +256,11 @@ def imagenet() -> ImageRecipe:
         best=replace(recipe.best, plan=quick),
         hyper=replace(recipe.hyper, plan=quick),
     )
+
+
+def imagenet_single_stream() -> ImageRecipe:
+    """`imagenet` with one resolution: the single-stream DEQ."""
+    return _single_stream(imagenet(), mdeq_sizes.single_stream_small())
 
 
 def mdeq_tiny() -> ImageRecipe:
@@ -274,6 +302,6 @@ def mdeq_tiny() -> ImageRecipe:
 
 IMAGES = (
     *(mdeq_tiny, own_images, cifar10, cifar10_single_stream, cifar10_published),
-    *(tiny_imagenet, imagenet),
+    *(tiny_imagenet, tiny_imagenet_single_stream, imagenet, imagenet_single_stream),
 )
 """All of them."""

@@ -98,6 +98,7 @@ METRICS = (
     Metric(name="psnr", higher=True, spec=_two_decimals),
     Metric(name="attained", higher=True, spec=_three_decimals, drawn=False),
     Metric(name="ratio", higher=False, spec=_three_decimals, drawn=False),
+    Metric(name="interval", higher=False, spec=_three_decimals, drawn=False, level=False),
     Metric(name="certified", higher=True, spec=_three_decimals),
     Metric(name="agreement", higher=True, spec=_three_decimals),
     Metric(name="evaluations", higher=False, spec=_two_decimals),
@@ -111,11 +112,12 @@ METRICS = (
 """Every metric the project reports.
 
 `relative` is the family of relative errors and residuals, `psnr` is in decibels, `attained` is a
-score over that of the converged teacher, `ratio` the same where lower is better, `certified` is
-the share of samples whose residual met a tolerance, `agreement` the share that get the teacher's
-own answer, `evaluations` how many of f a sample took, `effort` is training time over the
-teacher's, `products` counts products of the adjacency matrix, `time` is that of an answer over
-that of one evaluation, and `memory` is the most MiB that it held at once.
+score over that of the converged teacher, `ratio` the same where lower is better, `interval` half
+the width of a score's 95 % interval over samples, `certified` is the share of samples whose
+residual met a tolerance, `agreement` the share that get the teacher's own answer, `evaluations`
+how many of f a sample took, `effort` is training time over the teacher's, `products` counts
+products of the adjacency matrix, `time` is that of an answer over that of one evaluation, and
+`memory` is the most MiB that it held at once.
 """
 
 
@@ -135,8 +137,9 @@ def find_metric(name: str) -> Metric:
         >>> find_metric("acuracy")
         Traceback (most recent call last):
         ValueError: `metric` must be one whose better direction is known (accuracy, perplexity, \
-relative, psnr, attained, ratio, certified, agreement, evaluations, parameters, seconds, effort, \
-products, time, memory, alone or continued after `_`); got 'acuracy', did you mean 'accuracy'?
+relative, psnr, attained, ratio, interval, certified, agreement, evaluations, parameters, \
+seconds, effort, products, time, memory, alone or continued after `_`); got 'acuracy', did you \
+mean 'accuracy'?
     """
     for metric in METRICS:
         if name == metric.name or name.startswith(f"{metric.name}_"):

@@ -189,7 +189,14 @@ class _Sealed(torch.nn.Module):
         self.objective = objective
 
     def forward(self, inputs: Callable[[], tuple[Batch, Indices, torch.Generator]]) -> Losses:
-        return self.objective(*inputs())
+        # torch < 2.10 remembers a weight that a solve without gradients was the first to narrow,
+        # and what comes after has no gradient by it
+        remembers = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)
+        try:
+            return self.objective(*inputs())
+        finally:
+            torch.set_autocast_cache_enabled(remembers)
 
 
 @dataclass(frozen=True)

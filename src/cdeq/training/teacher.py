@@ -48,6 +48,8 @@ class TeacherLoss:
         longest: The largest budget drawn.
         random_start: The probability of starting at Gaussian noise instead of the model's z_0.
         jacobian_weight: w ≥ 0; 0 leaves the penalty out.
+        jacobian_share: The probability p in (0, 1] that an update has this penalty, with w / p,
+            since it takes a third of its time; None has it always.
         radius_weight: w_ρ ≥ 0; 0 leaves the penalty out.
         radius_limit: ρ_0 > 0, the spectral radius that costs nothing (see `radius_penalty`).
 
@@ -59,6 +61,7 @@ class TeacherLoss:
     longest: int = 35
     random_start: float = 0.5
     jacobian_weight: float = 0.0
+    jacobian_share: float | None = None
     radius_weight: float = 0.0
     radius_limit: float = 0.9
 
@@ -77,6 +80,11 @@ class TeacherLoss:
                 raise ValueError(
                     f"`{name}` weighs a penalty, so it is ≥ 0; got {getattr(self, name)}."
                 )
+        if self.jacobian_share is not None and not 0.0 < self.jacobian_share <= 1.0:
+            raise ValueError(
+                "`jacobian_share` is the probability in (0, 1] of a penalty, or None for always; "
+                f"got {self.jacobian_share}."
+            )
         if not self.radius_limit > 0.0:
             raise ValueError(
                 f"`radius_limit` is a spectral radius above 0; got {self.radius_limit}."
@@ -96,7 +104,8 @@ class TeacherLoss:
         memory = model.remember(solution.z, x)
         if len(parts) == 1:
             return Judgement({"loss": task}, memory)
-        weights = {"task": 1.0, "jacobian": self.jacobian_weight, "radius": self.radius_weight}
+        jacobian_weight = self.jacobian_weight / (self.jacobian_share or 1.0)
+        weights = {"task": 1.0, "jacobian": jacobian_weight, "radius": self.radius_weight}
         total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         return Judgement({"loss": total, **parts}, memory)
 
@@ -104,7 +113,7 @@ class TeacherLoss:
         self, f: Map, z: State, model: EquilibriumModel, generator: torch.Generator
     ) -> dict[str, Tensor]:
         batched, parts = model.deq.batched, {}
-        if self.jacobian_weight:
+        if self.jacobian_weight and self._struck(generator):
             penalty = jacobian_penalty(f, z, batched=batched, generator=generator)
             parts["jacobian"] = penalty.mean()
         if self.radius_weight:
@@ -112,6 +121,11 @@ class TeacherLoss:
             penalty = radius_penalty(f, z, limit=limit, batched=batched, generator=generator)
             parts["radius"] = penalty.mean()
         return parts
+
+    def _struck(self, generator: torch.Generator) -> bool:
+        """Whether this update has the Jacobian's penalty."""
+        share = self.jacobian_share
+        return share is None or float(torch.rand((), generator=generator)) < share
 
     def _start(self, model: EquilibriumModel, x: Context, generator: torch.Generator) -> State:
         z0 = model.initial(x)

@@ -75,22 +75,25 @@ class OnlineTrajectories:
         teacher: An equilibrium model.
         contexts: Gives the batch of the samples with these indices, on the teacher's device.
         solver: The solver whose trajectory is wanted.
-        max_steps: The budget K ≥ 1, always spent to the end.
+        max_steps: The budget K ≥ 1, spent to the end by whole trajectories.
+        end_tol: The relative residual at which a solve for the end alone stops; None spends the
+            budget there too, and has the end of the trajectory to the last bit.
     """
 
     teacher: Teacher
     contexts: Callable[[Int[Tensor, " b"]], Batch]
     solver: Solver
     max_steps: int
+    end_tol: float | None = None
 
     def __call__(self, indices: Indices) -> tuple[State, ...]:
         return self._solved(indices, record=True).trajectory or ()
 
     def ends(self, indices: Indices) -> State:
         """The states z_K of these samples; those before are not kept."""
-        return self._solved(indices, record=False).z
+        return self._solved(indices, record=False, tol=self.end_tol).z
 
-    def _solved(self, indices: Indices, *, record: bool) -> Solution:
+    def _solved(self, indices: Indices, *, record: bool, tol: float | None = None) -> Solution:
         batched = self.teacher.deq.batched
         batch = self.contexts(as_indices(indices, batched=batched))
         with torch.no_grad(), _evaluation_mode(self.teacher):
@@ -100,6 +103,7 @@ class OnlineTrajectories:
                 self.teacher.initial(x),
                 self.solver,
                 max_steps=self.max_steps,
+                tol=tol,
                 record=record,
                 batched=batched,
             )

@@ -276,3 +276,40 @@ def test_a_model_comes_back(name: str, changes: dict, tmp_path: Path) -> None:
     assert read.spec == model.spec
     batch = images(2)
     close(read(batch), model.float().double()(batch), 1e-7)
+
+
+# Mixed precision
+
+
+@each_spec
+@torch.no_grad()
+def test_mixed_precision_narrows_no_state(name: str) -> None:
+    model, batch = model_of(name).float(), images()
+    batch = batch._replace(image=batch.image.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x = model.encode(batch)
+        found = solve(model.bind(x), model.initial(x), Anderson(), max_steps=3, record=True)
+    assert found.trajectory is not None
+    assert {part.dtype for z in found.trajectory for part in z} == {torch.float32}
+
+
+@each_spec
+def test_mixed_precision_loses_no_gradient(name: str) -> None:
+    """Not of a weight that the solve, which has no gradients, was the first to narrow either."""
+    model, batch = model_of(name).float(), images()
+    batch = batch._replace(image=batch.image.float())
+
+    def gradients(narrow: bool) -> dict[str, Tensor]:
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
+            loss = model.loss(model(batch), batch).mean()
+        loss.backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    exact, found = gradients(False), gradients(True)
+    assert found.keys() == exact.keys()
+    assert {key for key, value in found.items() if not value.any()} == {
+        key for key, value in exact.items() if not value.any()
+    }
+    narrow, wide = (torch.cat([g.flatten() for g in each.values()]) for each in (found, exact))
+    assert float(torch.cosine_similarity(narrow, wide, dim=0)) > 0.9

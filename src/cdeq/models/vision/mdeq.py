@@ -174,7 +174,9 @@ class MDEQ(EquilibriumModel):
         return self.stem(image)
 
     def initial(self, x: Images) -> Pyramid:
-        return tuple(x.new_zeros(shape) for shape in pyramid_shapes(x, self.spec.channels))
+        # x may be narrow under mixed precision, which states never are
+        dtype = self.stem.mean.dtype
+        return tuple(x.new_zeros(s, dtype=dtype) for s in pyramid_shapes(x, self.spec.channels))
 
     def decode(self, z: State, x: Images) -> Tensor:
         """A logit a class."""

@@ -132,6 +132,15 @@ def test_the_centre_of_what_was_resized_is_cut_out(width: int, height: int) -> N
     assert colours(Framing(size=16, resize=24).decode(saved(picture))) == pixels(wanted)
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 60_000), (60_000, 1), (2, 101)])
+def test_a_thin_picture_is_refused_before_it_grows(width: int, height: int) -> None:
+    content = saved(Image.new("RGB", (width, height)))
+    text = f"it is {width} × {height} pixels, one side more than 50 times the other"
+    with pytest.raises(StoreError, match=text):
+        Framing(size=8, resize=256).decode(content, "it")
+    assert Framing(size=8, resize=8).decode(saved(Image.new("RGB", (2, 100)))).shape == (3, 8, 8)
+
+
 def test_to_its_own_size_a_picture_is_resized_to_itself() -> None:
     content = saved(noise("RGB"))
     assert torch.equal(Framing(size=8, resize=8).decode(content), AS_IS.decode(content))

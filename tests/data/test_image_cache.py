@@ -218,6 +218,14 @@ def test_if_nothing_is_left_that_is_said(tmp_path: Path) -> None:
     assert files(tmp_path) == ["set/a/notes.txt", "set/b/notes.txt"]
 
 
+def test_a_class_of_which_nothing_is_left_is_named(root: Path) -> None:
+    (root / "cow").mkdir()
+    no_image(root / "cow" / "notes.txt")
+    text = r"no usable image of the class 'cow'; the first of its files: .*notes.txt"
+    with pytest.raises(StoreError, match=text):
+        read_image_folder(root, SKIP)
+
+
 def test_the_second_start_takes_milliseconds(tmp_path: Path) -> None:
     """For a thousand files, whose size then plays no part."""
     fill(tmp_path / "set", (300, 300, 400))

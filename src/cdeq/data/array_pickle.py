@@ -21,7 +21,7 @@ def read_array_pickle(path: Path) -> Any:  # noqa: ANN401 - the caller looks at 
     """What the file holds; byte strings are bytes, arrays `ByteArray`.
 
     Arguments:
-        path: A pickle by Python 2 or 3, of NumPy 1 or 2.
+        path: A pickle as CIFAR's are: by Python 2, or by Python 3 in protocol 3 or 4.
 
     Raises:
         StoreError: When there is no such file, it asks for anything but arrays of bytes, or is

@@ -14,6 +14,8 @@ from cdeq.errors import CDEQError, StoreError
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
+THINNEST = 50
+"""How many times its width a picture may be high that a square is cut out of, and vice versa."""
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is read; other formats that Pillow knows start programs, or are not pictures."""
 
@@ -105,6 +107,11 @@ class Framing:
                     "have pictures resized and cropped."
                 )
             return picture
+        if max(width, height) > THINNEST * min(width, height):
+            raise StoreError(
+                f"{name} is {width} × {height} pixels, one side more than {THINNEST} times the "
+                "other, of which a square shows next to nothing; cut out what matters."
+            )
         scale = self.resize / min(width, height)
         width, height = (max(self.resize, round(scale * side)) for side in (width, height))
         if (width, height) != picture.size:

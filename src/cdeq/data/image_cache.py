@@ -3,7 +3,7 @@
 import json
 import shutil
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -97,7 +97,8 @@ def cached_images(
             many there are.
 
     Raises:
-        StoreError: When an image is refused, none is left, or the cache cannot be written.
+        StoreError: When an image is refused, none of a class is left, or the cache cannot be
+            written.
     """
     settings = repr((FORMAT, source.stamp, decoding.framing, decoding.unusable))
     stamp = sha256(settings.encode()).hexdigest()
@@ -106,7 +107,7 @@ def cached_images(
     with replacing(path) as file:
         _require_room(path, source.count * 3 * decoding.framing.size**2)
         decoded = _decoded(source, decoding, partial(progress or _silent, f"decoding {path.name}"))
-        _write(file, stamp, decoded, decoding.framing.size)
+        _write(file, stamp, decoded, decoding.framing.size, source.classes)
     if (held := _held(path, stamp, source.classes)) is not None:
         return held
     raise StoreError(f"{path} was replaced by another run just now; start this one again.")
@@ -159,13 +160,18 @@ def _pixels(decoding: Decoding, sample: Sample) -> Tensor | str:
 
 
 def _write(
-    file: BinaryIO, stamp: str, decoded: Iterable[tuple[int, Tensor | str]], size: int
+    file: BinaryIO,
+    stamp: str,
+    decoded: Iterable[tuple[int, Tensor | str]],
+    size: int,
+    classes: Sequence[str],
 ) -> None:
-    labels, skipped, pixels = array("q"), [], sha256()
+    labels, skipped, first, pixels = array("q"), [], dict[int, str](), sha256()
     file.write(bytes(HEADER))
     for label, image in decoded:
         if isinstance(image, str):
             skipped.append(image)
+            first.setdefault(label, image)
             continue
         labels.append(label)
         content = image.numpy().data
@@ -174,6 +180,11 @@ def _write(
     if not labels:
         raise StoreError(
             f"there is no usable image among {len(skipped)} files; the first: {skipped[0]}"
+        )
+    for label in sorted(first.keys() - {*labels}):
+        raise StoreError(
+            f"there is no usable image of the class {classes[label]!r}; the first of its files: "
+            f"{first[label]}"
         )
     pixels.update(labels.tobytes())
     end = file.tell() - HEADER

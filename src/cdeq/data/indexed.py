@@ -4,6 +4,7 @@ The order is a pure function of the seed and the step, so a resumed run needs no
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -96,8 +97,14 @@ def step_indices(step: int, *, samples: int, batch_size: int, seed: int) -> Indi
         raise ValueError("training needs at least one sample; the data set is empty.")
     size = min(batch_size, samples)
     epoch, position = divmod(step, samples // size)
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(samples, generator=generator)[position * size : (position + 1) * size]
+    order = _order(samples, seed * 1_000_003 + epoch)
+    return order[position * size : (position + 1) * size].clone()
+
+
+@lru_cache(maxsize=2)
+def _order(samples: int, seed: int) -> Tensor:
+    """All samples at random; drawn once an epoch, since a million take their time."""
+    return torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
 
 
 class Shares(Dataset[tuple[Batch, Indices]]):

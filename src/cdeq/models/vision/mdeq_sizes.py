@@ -1,8 +1,9 @@
 """MDEQ and single-stream DEQ in the published sizes.
 
 Widths, groups, dropout and budgets of `tiny` and `small` are those of the configurations that were
-released with the paper, and so are their counts of parameters; the paper's own round figures are a
-little higher. Single-stream networks were not released: these are as wide as comes closest.
+released with the paper, whose own round figures are a little higher. The released tiny network has
+720 parameters fewer: no scale and shift after its fusion, and no convolution of the injection.
+Single-stream networks were not released: these are as wide as comes closest.
 
 References:
     | Multiscale Deep Equilibrium Models (Bai, Koltun & Kolter, 2020)

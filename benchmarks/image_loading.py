@@ -110,15 +110,17 @@ def loading(
 
 
 def updating(
-    model: EquilibriumModel, loss: TeacherLoss, size: int, batch_size: int
+    model: EquilibriumModel, loss: TeacherLoss, size: int, batch_size: int, *, narrow: bool
 ) -> Callable[[int], int]:
-    """One gradient a step, always of the same images."""
+    """One gradient a step, always of the same images, with products in bfloat16 or not."""
     image = torch.rand(batch_size, 3, size, size)
     batch = ImageBatch(image, torch.arange(batch_size) % CLASSES)
 
     def images(step: int) -> int:
         model.zero_grad()
-        loss(model, batch, torch.Generator().manual_seed(step)).terms["loss"].backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            terms = loss(model, batch, torch.Generator().manual_seed(step)).terms
+        terms["loss"].backward()
         return batch_size
 
     return images
@@ -145,6 +147,7 @@ def measure(
     batch_sizes: Sequence[int],
     least: float,
     say: Callable[[str], object],
+    narrow: bool = False,
 ) -> Numbers:
     """The contents of the result file, but for what ran where.
 
@@ -156,6 +159,7 @@ def measure(
         batch_sizes: Images a step.
         least: Seconds that each rate is measured for, at least.
         say: Told what was found.
+        narrow: Whether the model trains with products in bfloat16.
     """
     rows, threads = [], torch.get_num_threads()
     with TemporaryDirectory() as name:
@@ -166,7 +170,7 @@ def measure(
         cifar = read_cifar10(root, validation=CLASSES, held_out=CLASSES).train
         sets = (("cifar", cifar, CIFAR, {}), ("folder", folder, IMAGENET, facts))
         for batch_size in batch_sizes:
-            own = rate(updating(model, loss, size, batch_size), least)
+            own = rate(updating(model, loss, size, batch_size, narrow=narrow), least)
             for kind, data, augment, other in sets:
                 taking, training = (
                     rate(loading(data, change, batch_size), least) for change in (None, augment)
@@ -176,7 +180,8 @@ def measure(
                 row = {**images, "batch_size": batch_size, **rates, **other}
                 rows.append(rounded({**row, "headroom": training / own}))
                 say(str(rows[-1]))
-    return {"images_per_second": rows, "model": type(model).__name__, "decoders": threads}
+    kind = f"{type(model).__name__}{' in bfloat16' if narrow else ''}"
+    return {"images_per_second": rows, "model": kind, "decoders": threads}
 
 
 def rounded(numbers: Numbers) -> Numbers:
@@ -197,9 +202,10 @@ def main() -> None:
     if given.recipe:
         recipe = RECIPES[given.recipe]()
         model, loss = recipe.model(), recipe.teacher.loss
+        narrow = recipe.hardware.precision == "bf16-mixed"
     else:
         spec = ContractionSpec(image_channels=3, size=given.size, classes=CLASSES)
-        model, loss = ContractionDEQ(spec), TeacherLoss()
+        model, loss, narrow = ContractionDEQ(spec), TeacherLoss(), False
     measured = measure(
         model,
         loss,
@@ -208,6 +214,7 @@ def main() -> None:
         batch_sizes=given.batch_size,
         least=given.seconds,
         say=print,
+        narrow=narrow,
     )
     contents = measured | machine("numpy", "pillow")
     contents["command"] = "python benchmarks/image_loading.py " + shlex.join(sys.argv[1:])

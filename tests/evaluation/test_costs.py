@@ -207,6 +207,22 @@ def memory(model: GraphDEQ, method: Method, batch: GraphBatch) -> dict[int | Non
     return {nfe: value * 2**20 for _, nfe, value in numbers(found, "memory")}
 
 
+def test_memory_may_be_that_of_the_answer_and_its_score() -> None:
+    model = model_of(next(iter(SPECS.values())))
+    batch = ring(60, model)
+
+    def score(output: Tensor, batch: GraphBatch) -> Tensor:
+        return torch.ones(2**18).sum()  # a MiB
+
+    found = list(costs(model, PICARD, batch, (1, 40), rounds=1, score=score))
+    alone, scored = (numbers(found, name) for name in ("memory", "memory_scored"))
+    assert len(scored) == len(alone) == 2
+    assert all(1 < value < 1.5 for _, _, value in scored)
+    assert all(value < 0.5 for _, _, value in alone)
+    plain = list(costs(model, PICARD, batch, (1,), rounds=1))
+    assert not numbers(plain, "memory_scored")
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_picard_remembers_no_earlier_state(name: str) -> None:
     """Not one of forty: from the second evaluation on, memory does not depend on their number."""

@@ -21,7 +21,7 @@ from cdeq.data.indexed import IndexedData
 from cdeq.evaluation.adaptive import calibrate, stopped_at
 from cdeq.evaluation.certification import Start, certification
 from cdeq.evaluation.costs import cost_of_teacher, costs, measurements
-from cdeq.evaluation.metrics import Metric
+from cdeq.evaluation.metrics import Judging, Metric, Score
 from cdeq.evaluation.sweep import (
     Measurement,
     Method,
@@ -164,8 +164,15 @@ def _costs(
     if not settings.cost_budgets:
         return
     batch = next(batches(part, settings.batch_size, teacher.device))
-    yield from costs(teacher, _methods(run, students), batch, settings.cost_budgets, rounds=rounds)
-    yield from measurements("teacher", None, cost_of_teacher(teacher, batch, rounds=rounds))
+    methods, score = _methods(run, students), own_score(run, teacher)
+    yield from costs(teacher, methods, batch, settings.cost_budgets, rounds=rounds, score=score)
+    own = cost_of_teacher(teacher, batch, rounds=rounds, score=score)
+    yield from measurements("teacher", None, own)
+
+
+def own_score(run: Run, model: Judging) -> Score | None:
+    """A score that is the model's own loss, which may cost more memory than the answer."""
+    return model.loss if run.recipe.metric.score is None else None
 
 
 def _parameters(teacher: EquilibriumModel, students: Mapping[str, Ready]) -> Iterator[Measurement]:

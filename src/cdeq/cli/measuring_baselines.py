@@ -6,12 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from cdeq.cli.measuring import size_of, split_of
+from cdeq.cli.measuring import own_score, size_of, split_of
 from cdeq.cli.stages import Run
 from cdeq.core.solvers import Picard
 from cdeq.data.indexed import IndexedData
-from cdeq.evaluation.costs import cost_of, costs, measurements
+from cdeq.evaluation.costs import MIB, cost_of, costs, measurements
 from cdeq.evaluation.explicit import AnyExplicit, explicit_scores, typical_batch
+from cdeq.evaluation.memory import peak_bytes
 from cdeq.evaluation.sweep import Measurement, batches, few_step_scores, truncated
 from cdeq.models.base import EquilibriumModel
 from cdeq.models.graph.explicit import ExplicitModel
@@ -90,8 +91,9 @@ def _costs_of_few_step(
         return
     batch = next(batches(part, settings.batch_size, teacher.device))
     for steps, network in networks.items():
-        unrolled = {"few-step": truncated(Picard())}
-        yield from costs(network, unrolled, batch, (steps,), rounds=settings.cost_rounds)
+        unrolled, rounds = {"few-step": truncated(Picard())}, settings.cost_rounds
+        score = own_score(run, network)
+        yield from costs(network, unrolled, batch, (steps,), rounds=rounds, score=score)
 
 
 def _cost_of_explicit(
@@ -114,5 +116,7 @@ def _cost_of_explicit(
     answer = network.answers if on_graph else network.forward
     with torch.no_grad():
         cost = cost_of(lambda: answer(own), lambda: f(z), rounds=settings.cost_rounds)
+        if (score := own_score(run, network)) is not None:
+            cost = cost._replace(scored=peak_bytes(lambda: score(answer(own), own)) / MIB)
     products = round(network.products) if on_graph else 0
     yield from measurements(name, None, cost._replace(products=products))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cdeq.evaluation.memory import peak_bytes
+from cdeq.evaluation.metrics import Score
 from cdeq.evaluation.sweep import Measurement, Method
 from cdeq.evaluation.timing import side_by_side
 from cdeq.models.base import Batch, EquilibriumModel
@@ -28,6 +29,8 @@ class Cost(NamedTuple):
     """Its time over that of the other computation."""
     mebibytes: float
     """The most memory of tensors that it made, alive at once; weights and batch not included."""
+    scored: float | None = None
+    """The same where what is answered is judged as well: a softmax may need more than all else."""
 
 
 @torch.no_grad()
@@ -38,11 +41,13 @@ def costs(
     budgets: Sequence[int],
     *,
     rounds: int,
+    score: Score | None = None,
 ) -> Iterator[Measurement]:
     """What each method's answer to one batch costs at each budget, from the batch to the answer.
 
     Yields `products` (where there are any), `time` as a ratio to one bare evaluation of the
-    teacher's f, measured side by side in alternating rounds, and `memory` in MiB.
+    teacher's f, measured side by side in alternating rounds, `memory` in MiB, and `memory_scored`,
+    the same with the score of the answer.
 
     Arguments:
         model: The teacher.
@@ -50,6 +55,7 @@ def costs(
         batch: What to answer.
         budgets: Evaluations of f.
         rounds: How often each is timed.
+        score: What judges an answer; None leaves `memory_scored` out.
     """
     model.eval()
     x = model.encode(batch)
@@ -62,29 +68,37 @@ def costs(
     for name, method in methods.items():
         for nfe in budgets:
 
-            def answer() -> object:
+            def answer() -> Tensor:
                 x = model.encode(batch)
                 run = islice(method(model, x, model.initial(x)), nfe)  # noqa: B023
                 last = deque(run, maxlen=1)  # keeps no state that is not needed any more
                 return model.decode(last.pop(), x)
 
             cost = cost_of(answer, bare, rounds=rounds, of=graph)
+            if score is not None:
+                cost = cost._replace(scored=peak_bytes(lambda: score(answer(), batch)) / MIB)
             yield from measurements(name, nfe, cost)
 
 
 @torch.no_grad()
-def cost_of_teacher(model: EquilibriumModel, batch: Batch, *, rounds: int) -> Cost:
+def cost_of_teacher(
+    model: EquilibriumModel, batch: Batch, *, rounds: int, score: Score | None = None
+) -> Cost:
     """What the teacher's own answer costs, with the budget and the tolerance that it was given.
 
     Arguments:
         model: The teacher.
         batch: What to answer.
         rounds: How often it is timed, beside one bare evaluation of f.
+        score: What judges an answer; None leaves that out.
     """
     x = model.encode(batch)
     f, z = model.bind(x), model.initial(x)
     graph = batch.adjacency if isinstance(batch, GraphBatch) else None
-    return cost_of(lambda: model(batch), lambda: f(z), rounds=rounds, of=graph)
+    cost = cost_of(lambda: model(batch), lambda: f(z), rounds=rounds, of=graph)
+    if score is None:
+        return cost
+    return cost._replace(scored=peak_bytes(lambda: score(model(batch), batch)) / MIB)
 
 
 def cost_of(
@@ -119,6 +133,8 @@ def measurements(name: str, nfe: int | None, cost: Cost) -> Iterator[Measurement
         yield Measurement(name, nfe, "products", float(cost.products))
     yield Measurement(name, nfe, "time", cost.ratio)
     yield Measurement(name, nfe, "memory", cost.mebibytes)
+    if cost.scored is not None:
+        yield Measurement(name, nfe, "memory_scored", cost.scored)
 
 
 class _Products(TorchDispatchMode):

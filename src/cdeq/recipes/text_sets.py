@@ -83,8 +83,8 @@ def wikitext2() -> LanguageRecipe:
 def wikitext2_small() -> LanguageRecipe:
     """WikiText-2 with a network of 64 features: minutes, for questions that take many runs."""
     recipe = _modelled(WikiTextSource(), features=64, heads=4, cutoffs=(2000, 10000))
-    plan = replace(recipe.teacher.plan, steps=1000, learning_rate=2e-3)
-    quick = replace(recipe.best.plan, steps=300, learning_rate=2e-3)
+    plan = replace(recipe.teacher.plan, steps=500, warmup=50, learning_rate=2e-3)
+    quick = replace(recipe.best.plan, steps=200, warmup=10, learning_rate=2e-3)
     return replace(
         recipe,
         teacher=replace(
@@ -98,6 +98,7 @@ def wikitext2_small() -> LanguageRecipe:
         few_step=plan,
         explicit=(),
         evaluation=replace(recipe.evaluation, budgets=(1, 2, 4, 8, 20), cost_budgets=()),
+        hardware=Hardware(precision="bf16-mixed"),
     )
 
 

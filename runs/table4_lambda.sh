@@ -27,7 +27,7 @@ for task in 0 0.05; do
       for command in distill evaluate; do
         .venv/bin/cdeq "$command" "$recipe" --seed "$seed" --folder "$folder" --distil student-paper \
           --student.loss.anchor-weight "$anchor" --student.loss.task-weight "$task" \
-          --evaluation.budgets 1 20 --evaluation.solvers --evaluation.scores-only
+          --evaluation.budgets 20 --evaluation.solvers --evaluation.only scores
       done
     done
     .venv/bin/cdeq report "${folders[@]}" --output "out/lambda-$anchor-$task" --no-pictures

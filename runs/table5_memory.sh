@@ -13,6 +13,6 @@ rm -rf "$folder" && mkdir -p "$folder"
 for stage in "$trained"/*/; do
   case $(basename "$stage") in evaluation* | memory) ;; *) cp -r "$stage" "$folder" ;; esac
 done
-.venv/bin/cdeq evaluate "$recipe" --seed 0 --folder "$folder" --evaluation.budgets 1 \
+.venv/bin/cdeq evaluate "$recipe" --seed 0 --folder "$folder" --evaluation.only costs \
   --evaluation.cost-budgets 1 10 20 30 40 --evaluation.cost-rounds 1 --evaluation.batch-size 64
 .venv/bin/cdeq report "$folder" --output results/table5-memory --no-pictures

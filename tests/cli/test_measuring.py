@@ -73,13 +73,21 @@ def test_scores_alone_are_the_same_scores(copied: Path) -> None:
         return {key(row): row.value for row in rows_of(copied) if row.metric in kinds}
 
     whole = scores()
-    assert tiny("evaluate", copied, "--fresh", "--evaluation.scores-only").code == 0
+    assert tiny("evaluate", copied, "--fresh", "--evaluation.only", "scores").code == 0
     alone = scores()
     assert {row.metric for row in rows_of(copied)}.isdisjoint({"certified", "accuracy_adaptive"})
     dropped = {name for name, *_ in whole.keys() - alone.keys()}
     assert dropped == {"student-paper-then-solver", "student-paper-no-aa-then-solver"}
     assert alone.keys() <= whole.keys()
     assert alone == pytest.approx({each: whole[each] for each in alone}, rel=1e-3, abs=1e-6)
+
+
+def test_costs_alone_are_costs(copied: Path) -> None:
+    words = ("--evaluation.only", "costs", "--evaluation.cost-budgets", 1, 5)
+    assert tiny("evaluate", copied, "--fresh", *words).code == 0
+    rows = rows_of(copied)
+    assert {row.metric for row in rows} == {"time", "memory", "parameters"}
+    assert {row.nfe for row in rows if row.model == "student-best"} == {None, 1, 5}
 
 
 def numbers(rows: list[Measurement], *models: str) -> dict[tuple[str, int | None, str], float]:

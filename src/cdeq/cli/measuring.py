@@ -62,16 +62,18 @@ def measure(
         students: By name.
         part: What to measure on.
     """
-    ready = _for_inference(run, students, teacher)
-    yield from _scores(run, teacher, ready, part)
-    yield from _efforts(run, students)
+    ready, only = _for_inference(run, students, teacher), run.recipe.evaluation.only
+    if only != "costs":
+        yield from _scores(run, teacher, ready, part)
+        yield from _efforts(run, students)
     yield from _parameters(teacher, ready)
-    if run.recipe.evaluation.scores_only:
+    if only == "scores":
         return
     split = split_of(run, part)
     probed = run.told(split, teacher, run.recipe.evaluation.probed)
-    yield from _certified(run, teacher, ready, probed)
-    if split == "test":  # whose thresholds are chosen on validation
+    if only is None:
+        yield from _certified(run, teacher, ready, probed)
+    if only is None and split == "test":  # whose thresholds are chosen on validation
         yield from _adaptive(run, teacher, ready, probed)
     yield from _costs(run, teacher, ready, probed)
 
@@ -118,7 +120,7 @@ def _for_inference(
         merged = student.merged() if isinstance(student, UntiedDEQ) else student
         ready[name] = Ready(merged, times)
         followed = isinstance(student, ConsistencyDEQ) and name.startswith("student-")
-        if followed and not run.recipe.evaluation.scores_only:
+        if followed and run.recipe.evaluation.only != "scores":
             anchored = AnchoredDEQ(student, teacher, steps=steps)
             ready[f"{name}-then-solver"] = Ready(anchored, times)
     return ready

@@ -47,10 +47,11 @@ def measure_baselines(
         name: getattr(run.recipe.explicit_data(name, run.data), split)
         for name in baselines.explicit
     }
-    yield from _baseline_scores(run, baselines, part, own)
+    if run.recipe.evaluation.only != "costs":
+        yield from _baseline_scores(run, baselines, part, own)
     for name, network in baselines.explicit.items():
         yield Measurement(name, None, "parameters", float(size_of(network)))
-    if run.recipe.evaluation.scores_only:
+    if run.recipe.evaluation.only == "scores":
         return
     probed = run.told(split, teacher, run.recipe.evaluation.probed)
     yield from _costs_of_few_step(run, teacher, baselines.few_step, probed)

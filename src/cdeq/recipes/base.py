@@ -126,8 +126,8 @@ class EvaluationRecipe:
         batch_size: Samples at a time.
         intervals: Also half the width of the 95 % interval of each score over the samples, for
             scores of independent ones: what one seed can say of chance.
-        scores_only: Scores by evaluations alone; no certificates, early stopping, costs, nor the
-            paper's students with the solver behind them.
+        only: Scores by evaluations alone, without the paper's students with the solver behind
+            them, or costs alone; None for everything.
 
     Raises:
         ValueError: When the budgets do not ascend from at least 1, or a count is below 1.
@@ -145,7 +145,7 @@ class EvaluationRecipe:
     splits: tuple[Literal["validation", "test"], ...] = ("test",)
     batch_size: int = 512
     intervals: bool = False
-    scores_only: bool = False
+    only: Literal["scores", "costs"] | None = None
 
     def __post_init__(self) -> None:
         if not self.budgets or self.budgets[0] < 1 or sorted({*self.budgets}) != [*self.budgets]:

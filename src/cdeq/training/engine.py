@@ -189,8 +189,7 @@ class _Sealed(torch.nn.Module):
         self.objective = objective
 
     def forward(self, inputs: Callable[[], tuple[Batch, Indices, torch.Generator]]) -> Losses:
-        # torch < 2.10 remembers a weight that a solve without gradients was the first to narrow,
-        # and what comes after has no gradient by it
+        # torch < 2.10 gives no gradient to a weight that was first narrowed without gradients
         remembers = torch.is_autocast_cache_enabled()
         torch.set_autocast_cache_enabled(False)
         try:

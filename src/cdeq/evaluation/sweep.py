@@ -85,6 +85,23 @@ class _Samples:
     def add(self, key: tuple[str, int | None, str], values: Tensor) -> None:
         self.parts.setdefault(key, []).append(values.flatten().cpu())
 
+    def look(
+        self,
+        model: EquilibriumModel,
+        metrics: Sequence[Metric],
+        batch: Batch,
+        name: str,
+        nfe: int | None,
+        z: State,
+        x: Context,
+    ) -> None:
+        """The scores of an answer, and how far it is from solving the teacher's equation."""
+        output = model.decode(z, x)
+        for each in metrics:
+            self.add((name, nfe, each.name), each.of(model)(output, batch))
+        for kind, residual in residuals(model.bind(x), z, batched=model.deq.batched):
+            self.add((name, nfe, kind), residual)
+
     def finish(self, *metrics: Metric, intervals: bool = False) -> Iterator[Measurement]:
         """Means of the task's metrics, medians of everything else."""
         scores = {metric.name: metric for metric in metrics}
@@ -139,8 +156,7 @@ def sweep(
         batch_size: Samples at a time.
         advance: Called after each method on each batch.
         also: More scores of the same answers.
-        intervals: Also half the width of each score's 95 % interval over samples, as
-            `interval_…`; it takes them as independent.
+        intervals: Also `interval_…`, see `Metric.summarised`.
     """
     model.eval()
     samples, metrics, batched = _Samples(), (metric, *also), model.deq.batched
@@ -149,14 +165,7 @@ def sweep(
     for batch in batches(data, batch_size, model.device):
         x = model.encode(model.recall(batch, memory))
         exact = _equilibrium(model, x, reference_steps, reference_tol)
-
-        def look(name: str, nfe: int | None, z: State, x: Context, batch: Batch = batch) -> None:
-            output = model.decode(z, x)
-            for each in metrics:
-                samples.add((name, nfe, each.name), each.of(model)(output, batch))
-            for kind, residual in residuals(model.bind(x), z, batched=batched):
-                samples.add((name, nfe, kind), residual)
-
+        look = partial(samples.look, model, metrics, batch)
         memory = model.remember(exact, x) if ordered else None
         look("teacher", None, exact, x)
         for name, method in methods.items():

@@ -10,7 +10,7 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -27,7 +27,7 @@ from cdeq.data.indexed import IndexedData, Indices, Shares
 from cdeq.errors import CDEQError, StoreError
 from cdeq.models.base import Batch
 from cdeq.training import checkpoint
-from cdeq.training.objective import Objective
+from cdeq.training.objective import Losses, Objective, Sealed
 from cdeq.training.plan import Hardware, Plan
 from cdeq.training.stopping import Interrupted, StopRequest
 
@@ -40,8 +40,6 @@ PATIENCE = timedelta(days=1)
 
 Score: TypeAlias = Callable[[], float]
 """A validation score of the weights as they stand; higher is better."""
-
-Losses: TypeAlias = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def fit(
     _require_even_shares(fabric, len(data), plan)
     trained = [p for p in objective.parameters() if p.requires_grad]
     adam = torch.optim.AdamW(trained, lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    module, optimizer = fabric.setup(_Sealed(objective), adam)
+    module, optimizer = fabric.setup(Sealed(objective), adam)
     parts = {"objective": objective, "optimizer": adam, "precision": fabric.strategy.precision}
     at = checkpoint.restore(path, parts, identity)
     fabric.barrier()  # nobody writes before everybody has read
@@ -179,23 +177,6 @@ def _diverged(step: int) -> CDEQError:
         f"the loss of update {step} is not a finite number, so there is nothing left to train; "
         "start afresh with a smaller learning rate, or look at the data."
     )
-
-
-class _Sealed(torch.nn.Module):
-    """The objective, called with a closure: the precision of what it sees the engine narrows."""
-
-    def __init__(self, objective: Objective) -> None:
-        super().__init__()
-        self.objective = objective
-
-    def forward(self, inputs: Callable[[], tuple[Batch, Indices, torch.Generator]]) -> Losses:
-        # torch < 2.10 gives no gradient to a weight that was first narrowed without gradients
-        remembers = torch.is_autocast_cache_enabled()
-        torch.set_autocast_cache_enabled(False)
-        try:
-            return self.objective(*inputs())
-        finally:
-            torch.set_autocast_cache_enabled(remembers)
 
 
 @dataclass(frozen=True)

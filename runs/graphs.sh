@@ -6,7 +6,8 @@
 # usage: runs/graphs.sh GRAPH [SEED …]          GRAPH: arxiv, computers, physics
 #
 # Data: the folder CDEQ_DATA (or `data`) holds ogbn_arxiv/, amazon/ and coauthor/ in the layouts of
-#   OGB and PyTorch Geometric.
+#   OGB and PyTorch Geometric; DOWNLOAD=1 fetches what is missing, for arxiv with OGB's official features,
+#   which are not those of the committed tables (docs/graphs.md).
 # Checkpoints: what was trained for the committed tables lies in checkpoints/ and is taken from there, so
 #   that a table is reproduced in minutes; AFRESH=1 trains everything anew.
 # Cost of training afresh: hours for arxiv on two cores; each stage goes on where it was stopped.
@@ -29,7 +30,8 @@ for teacher in "" _unconstrained _eignn _mignn; do
       _unconstrained) commands+=(cache distill baseline) ;;
     esac
     for command in "${commands[@]}" evaluate; do
-      .venv/bin/cdeq "$command" "$recipe" --seed "$seed" --folder "$folder"
+      .venv/bin/cdeq "$command" "$recipe" --seed "$seed" --folder "$folder" \
+        ${DOWNLOAD:+--source.download}
     done
   done
   .venv/bin/cdeq report "${folders[@]}" --output "results/$recipe"

@@ -5,7 +5,8 @@
 #
 # usage: runs/table1_wikitext2.sh [SEED …]
 #
-# Data: the folder CDEQ_DATA (or `data`) holds wikitext-2/wiki.{train,valid,test}.tokens.
+# Data: the folder CDEQ_DATA (or `data`) holds wikitext-2/wiki.{train,valid,test}.tokens; DOWNLOAD=1 fetches
+#   them where they are missing.
 # Checkpoints: what lies in checkpoints/ is taken from there; AFRESH=1 trains everything anew.
 # Cost, on one core that knows bfloat16: 20 minutes of pre-training and 45 of the teacher, measured beside
 #   other work; the rest is estimated: an hour each of students and few-step networks, two and a half of
@@ -18,7 +19,8 @@ for seed in "${seeds[@]}"; do
   folder=$(taken "$recipe-$seed")
   folders+=("$folder")
   for command in train distill baseline explicit evaluate; do
-    .venv/bin/cdeq "$command" "$recipe" --seed "$seed" --folder "$folder"
+    .venv/bin/cdeq "$command" "$recipe" --seed "$seed" --folder "$folder" \
+      ${DOWNLOAD:+--source.download}
   done
 done
 .venv/bin/cdeq report "${folders[@]}" --output "results/$recipe"

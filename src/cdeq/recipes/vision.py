@@ -80,7 +80,7 @@ def shifted(batch: ImageBatch, generator: torch.Generator) -> ImageBatch:
 
 
 def digits() -> DigitsRecipe:
-    """The demo: real digits, the paper's student; minutes on two cores."""
+    """The demo: real digits, three students; minutes on two cores."""
     return DigitsRecipe(
         teacher=TeacherRecipe(
             loss=TeacherLoss(shortest=8, longest=35, random_start=0.5),

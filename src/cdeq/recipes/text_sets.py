@@ -108,7 +108,7 @@ def own_text() -> LanguageRecipe:
 
 
 def wikitext103() -> LanguageRecipe:
-    """WikiText-103 with the published settings: 97 million parameters (published: 98); for GPUs."""
+    """WikiText-103 with the published settings: 97 million parameters (paper: 98); for GPUs."""
     recipe = _modelled(
         WikiTextSource(name="wikitext-103-v1"),
         features=700,

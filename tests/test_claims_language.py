@@ -64,6 +64,19 @@ def test_networks_trained_for_the_budget_are_better_by_as_much_as_is_said(
     assert share == pytest.approx(less, abs=5e-4)
 
 
+def test_the_other_explicit_networks_are_above_teacher_and_transformer_xl() -> None:
+    least = max(perplexity("teacher", None), perplexity("transformer_xl", None))
+    assert all(perplexity(name, None) > least for name in EXPLICIT[1:])
+
+
+@pytest.mark.parametrize("model", ["student-best", "student-paper", "hyperdeq", "anderson"])
+def test_memory_at_40_evaluations_is_that_at_one(model: str) -> None:
+    rows = Results.load(ROOT / "results/table5-memory.json").select(model=model).rows
+    used = {row.nfe: row.value for row in rows if row.metric == "memory_scored"}
+    assert used.keys() == {1, 10, 20, 30, 40}
+    assert used[40] <= 1.05 * used[1]
+
+
 def test_transformer_xl_is_better_by_as_much_as_is_said() -> None:
     share = perplexity("teacher", None) / perplexity("transformer_xl", None)
     assert share == pytest.approx(1.066, abs=5e-4)

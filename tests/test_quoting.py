@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,12 +47,14 @@ def test_what_a_page_points_to_is_there(page: Path) -> None:
 
 
 def test_every_result_file_is_valid_and_pictured() -> None:
-    """Except for what a benchmark of the same name wrote, in a form of its own."""
+    """Except for what a benchmark of the same name wrote, in a form of its own, and for what was
+    measured at one budget alone."""
     benchmarks = {"bench", *(path.stem.replace("_", "-") for path in BENCHMARKS.glob("*.py"))}
     files = [path for path in (ROOT / "results").glob("*.json") if path.stem not in benchmarks]
     assert files
     for path in files:
-        metrics = {row.metric for row in Results.load(path).rows if row.nfe is not None}
+        seen = {(row.metric, row.nfe) for row in Results.load(path).rows if row.nfe is not None}
+        metrics = [name for name, count in Counter(name for name, _ in seen).items() if count > 1]
         for metric in filter(lambda name: find_metric(name).drawn, metrics):
             own = path.with_name(f"{path.stem}-{metric.replace('_', '-')}.png")
             shared = path.with_name(f"{SHARED.get(path.stem, path.stem)}.png")

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Table 4: the paper's student by the weights of its losses, λ₁ (global) and λ₂ (task), at 20 evaluations.
-# Writes results/table4-lambda.* over three seeds, a row for each pair of weights.
+# Writes results/table4-lambda.* over three seeds, a row for each pair of weights; committed is that of `0 1`.
 #
 # usage: runs/table4_lambda.sh [SEED …]
 #
-# Data: as runs/table1_wikitext2.sh. Cost: hours on two cores; never run whole yet.
+# Data: as runs/table1_wikitext2.sh. Cost: half an hour a seed on one core.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 seeds=("${@:-0}")

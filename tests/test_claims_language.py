@@ -13,6 +13,7 @@ VALUES = {(row.model, row.nfe, row.metric): row.value for row in RESULTS.rows}
 BUDGETS = (1, 2, 3, 4, 6, 8)
 OTHERS = ("picard", "anderson", "hyperdeq", "student-paper", "student-paper-no-aa")
 EXPLICIT = ("transformer_xl", "tcn", "gated_conv", "qrnn")
+WEIGHTS = ("0", "0.2", "0.4", "0.6", "0.8", "1")
 budgets = pytest.mark.parametrize("nfe", BUDGETS)
 
 
@@ -75,6 +76,17 @@ def test_memory_at_40_evaluations_is_that_at_one(model: str) -> None:
     used = {row.nfe: row.value for row in rows if row.metric == "memory_scored"}
     assert used.keys() == {1, 10, 20, 30, 40}
     assert used[40] <= 1.05 * used[1]
+
+
+@pytest.mark.parametrize("task", ["0", "0.05"])
+def test_the_global_loss_alone_is_best(task: str) -> None:
+    rows = Results.load(ROOT / "results/table4-lambda.json").rows
+    ratio = {row.model: row.value for row in rows if row.metric == "ratio_converged"}
+    ours = [ratio[f"λ₁ {weight}, λ₂ {task} student-paper"] for weight in WEIGHTS]
+    assert all(late < early for early, late in pairwise(ours))
+    assert 1.003 <= ours[-2] / ours[-1] <= 1.005
+    labelled = [ratio[f"λ₁ {weight}, λ₂ 0.05 student-paper"] for weight in WEIGHTS]
+    assert all(with_labels <= without for with_labels, without in zip(labelled, ours, strict=True))
 
 
 def test_transformer_xl_is_better_by_as_much_as_is_said() -> None:

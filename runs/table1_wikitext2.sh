@@ -8,9 +8,8 @@
 # Data: the folder CDEQ_DATA (or `data`) holds wikitext-2/wiki.{train,valid,test}.tokens; DOWNLOAD=1 fetches
 #   them where they are missing.
 # Checkpoints: what lies in checkpoints/ is taken from there; AFRESH=1 trains everything anew.
-# Cost, on one core that knows bfloat16: 20 minutes of pre-training and 45 of the teacher, measured beside
-#   other work; the rest is estimated: an hour each of students and few-step networks, two and a half of
-#   explicit ones, half an hour of evaluation.
+# Cost, on one core that knows bfloat16, measured beside other work: 20 minutes of pre-training and 45 of the
+#   teacher, 55 of students, 50 of few-step networks, two hours of explicit ones, 40 minutes of evaluation.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 seeds=("${@:-0}")

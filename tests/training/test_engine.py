@@ -286,3 +286,17 @@ def test_the_report_counts(tmp_path: Path) -> None:
     )
     assert (report.steps, report.best) == (9, 0.25)
     assert report.seconds > 0
+
+
+def test_the_time_before_a_kill_is_counted(tmp_path: Path) -> None:
+    plan = replace(short(9), checkpoint_every=3)
+    with pytest.raises(Killed):
+        run("line", tmp_path, plan, objective=stopped_at(line(), 5, die))
+    held = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert held["progress"]["seconds"] > 0
+    held["progress"]["seconds"] = 1000.0
+    torch.save(held, tmp_path / CHECKPOINT)
+    _, data = OBJECTIVES["line"]
+    settings = {"seed": 3, "identity": "a" * 64, "label": "", "hardware": CPU}
+    report = fit(line(), data(), plan, tmp_path, **settings)  # type: ignore[arg-type]
+    assert 1000 < report.seconds < 1100

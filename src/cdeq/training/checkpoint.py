@@ -31,6 +31,8 @@ class Progress:
     """The best validation score so far."""
     weights: dict[str, Tensor] | None = None
     """The weights that had it."""
+    seconds: float = 0.0
+    """Wall time that the updates took, over all sessions."""
 
 
 def save(path: Path, parts: Mapping[str, Stateful], progress: Progress, identity: str) -> None:

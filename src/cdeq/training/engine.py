@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -48,7 +47,7 @@ class Report:
 
     Arguments:
         steps: Updates done in all.
-        seconds: Wall time of this process's share of them.
+        seconds: Wall time, of all sessions where the run was resumed.
         best: The best validation score, where one was watched.
     """
 
@@ -103,14 +102,19 @@ def fit(
     at = checkpoint.restore(path, parts, identity)
     fabric.barrier()  # nobody writes before everybody has read
     loop = _Loop(fabric, objective, module, optimizer, plan, seed, at)
-    save = partial(checkpoint.save, path, parts, at, identity)
+    before = at.seconds
+
+    def save() -> None:
+        at.seconds = before + time.perf_counter() - start
+        checkpoint.save(path, parts, at, identity)
+
     with loop.logs(folder) as log, loop.bar(label) as advance:
         for losses in loop.run(loop.batches(data, hardware.workers), save, score):
             log(losses)
             advance(losses["loss"])
     if at.weights is not None:
         objective.load_state_dict(at.weights)
-    return Report(at.step, time.perf_counter() - start, at.score)
+    return Report(at.step, before + time.perf_counter() - start, at.score)
 
 
 def forget(folder: Path) -> None:

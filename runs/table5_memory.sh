@@ -4,7 +4,7 @@
 #
 # usage: runs/table5_memory.sh
 #
-# Takes what runs/table1_wikitext2.sh has trained with seed 0, or checkpoints/ has of it.
+# Ten minutes on one core. Takes what runs/table1_wikitext2.sh has trained with seed 0, or checkpoints/ has of it.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 recipe=${RECIPE:-wikitext2} folder=out/table5
@@ -14,5 +14,5 @@ for stage in "$trained"/*/; do
   case $(basename "$stage") in evaluation* | memory) ;; *) cp -r "$stage" "$folder" ;; esac
 done
 .venv/bin/cdeq evaluate "$recipe" --seed 0 --folder "$folder" --evaluation.only costs \
-  --evaluation.cost-budgets 1 10 20 30 40 --evaluation.cost-rounds 1 --evaluation.batch-size 64
+  --evaluation.cost-budgets 1 10 20 30 40 --evaluation.cost-rounds 3 --evaluation.batch-size 64
 .venv/bin/cdeq report "$folder" --output results/table5-memory --no-pictures

@@ -89,6 +89,13 @@ def test_the_global_loss_alone_is_best(task: str) -> None:
     assert all(with_labels <= without for with_labels, without in zip(labelled, ours, strict=True))
 
 
+@pytest.mark.parametrize("model", ["student-best", "student-paper", "student-paper-no-aa"])
+def test_a_students_step_costs_little_more_than_an_evaluation(model: str) -> None:
+    rows = Results.load(ROOT / "results/table5-memory.json").select(model=model).rows
+    (time,) = (row.value for row in rows if (row.metric, row.nfe) == ("time", 40))
+    assert time <= 1.10 * 40
+
+
 def test_transformer_xl_is_better_by_as_much_as_is_said() -> None:
     share = perplexity("teacher", None) / perplexity("transformer_xl", None)
     assert share == pytest.approx(1.066, abs=5e-4)

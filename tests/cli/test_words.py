@@ -289,4 +289,5 @@ def test_only_the_fields_asked_for_are_listed() -> None:
         "--evaluation.reference-tol", "--evaluation.certify-tol", "--evaluation.certify-steps",
         "--evaluation.solvers", "--evaluation.cost-budgets", "--evaluation.cost-rounds",
         "--evaluation.probed", "--evaluation.splits", "--evaluation.batch-size",
+        "--evaluation.intervals,", "--evaluation.only",
     ]  # fmt: skip

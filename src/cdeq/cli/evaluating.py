@@ -43,12 +43,11 @@ def evaluate(run: Run) -> Results:
         StoreError: When something in the folder was made with other settings.
     """
     teacher, path = run.teacher(), run.folder / RESULTS
-    shares = [(share, _stage(run, share)) for share in _shares(run, teacher)]
-    if path.exists() and all(_kept(run, *each) for each in shares):
-        run.console.print(f"Evaluation: already done, see {path}.")
-        return Results.load(path)
-    parts = [_measured(run, *each) for each in shares]
+    parts = [_measured(run, share, _stage(run, share)) for share in _shares(run, teacher)]
     rows = tuple(row for part in parts for row in part.rows)
+    if not run.fresh and path.exists() and (before := Results.load(path)).rows == rows:
+        run.console.print(f"Evaluation: already done, see {path}.")
+        return before
     costs = _costs(run, teacher_parameters=sum(p.numel() for p in teacher.parameters()))
     results = _results(run, rows, costs)
     results.save(path)

@@ -10,9 +10,8 @@ from cdeq.cli.measuring import own_score, size_of, split_of
 from cdeq.cli.stages import Run
 from cdeq.core.solvers import Picard
 from cdeq.data.indexed import IndexedData
-from cdeq.evaluation.costs import MIB, cost_of, costs, measurements
+from cdeq.evaluation.costs import cost_of, costs, measurements
 from cdeq.evaluation.explicit import AnyExplicit, explicit_scores, typical_batch
-from cdeq.evaluation.memory import peak_bytes
 from cdeq.evaluation.sweep import Measurement, batches, few_step_scores, truncated
 from cdeq.models.base import EquilibriumModel
 from cdeq.models.graph.explicit import ExplicitModel
@@ -115,9 +114,11 @@ def _cost_of_explicit(
     f, z = teacher.bind(x), teacher.initial(x)
     on_graph = isinstance(network, ExplicitModel)
     answer = network.answers if on_graph else network.forward
+    score = own_score(run, network)
+    judged = None if score is None else lambda: score(answer(own), own)
     with torch.no_grad():
-        cost = cost_of(lambda: answer(own), lambda: f(z), rounds=settings.cost_rounds)
-        if (score := own_score(run, network)) is not None:
-            cost = cost._replace(scored=peak_bytes(lambda: score(answer(own), own)) / MIB)
+        cost = cost_of(
+            lambda: answer(own), lambda: f(z), rounds=settings.cost_rounds, scored=judged
+        )
     products = round(network.products) if on_graph else 0
     yield from measurements(name, None, cost._replace(products=products))

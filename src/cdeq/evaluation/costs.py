@@ -74,9 +74,8 @@ def costs(
                 last = deque(run, maxlen=1)  # keeps no state that is not needed any more
                 return model.decode(last.pop(), x)
 
-            cost = cost_of(answer, bare, rounds=rounds, of=graph)
-            if score is not None:
-                cost = cost._replace(scored=peak_bytes(lambda: score(answer(), batch)) / MIB)
+            judged = None if score is None else lambda: score(answer(), batch)
+            cost = cost_of(answer, bare, rounds=rounds, of=graph, scored=judged)
             yield from measurements(name, nfe, cost)
 
 
@@ -95,10 +94,8 @@ def cost_of_teacher(
     x = model.encode(batch)
     f, z = model.bind(x), model.initial(x)
     graph = batch.adjacency if isinstance(batch, GraphBatch) else None
-    cost = cost_of(lambda: model(batch), lambda: f(z), rounds=rounds, of=graph)
-    if score is None:
-        return cost
-    return cost._replace(scored=peak_bytes(lambda: score(model(batch), batch)) / MIB)
+    judged = None if score is None else lambda: score(model(batch), batch)
+    return cost_of(lambda: model(batch), lambda: f(z), rounds=rounds, of=graph, scored=judged)
 
 
 def cost_of(
@@ -107,6 +104,7 @@ def cost_of(
     *,
     rounds: int,
     of: SparseMatrix | None = None,
+    scored: Callable[[], object] | None = None,
 ) -> Cost:
     """The cost of a computation, its time over that of another one.
 
@@ -115,6 +113,7 @@ def cost_of(
         unit: The other one.
         rounds: How often each is timed.
         of: The matrix whose products count; None counts none.
+        scored: The computation and the score of what it gives, for its memory.
 
     Example:
         >>> double = lambda: torch.ones(2**18).double()
@@ -124,7 +123,8 @@ def cost_of(
     """
     with _Products(of) as products:
         memory = peak_bytes(run)
-    return Cost(products.count, side_by_side((run, unit), rounds), memory / MIB)
+    judged = None if scored is None else peak_bytes(scored) / MIB
+    return Cost(products.count, side_by_side((run, unit), rounds), memory / MIB, judged)
 
 
 def measurements(name: str, nfe: int | None, cost: Cost) -> Iterator[Measurement]:

@@ -15,6 +15,7 @@ from cdeq.data.framing import Framing
 from cdeq.data.hf_images import hf_image_set, read_hf_images
 from cdeq.data.image_cache import Cached, Decoding
 from cdeq.errors import CDEQError, StoreError
+from cdeq.recipes.image_sources import HubSource
 
 CLASSES = ["ant", "bee", "cat"]
 EIGHT = Decoding(framing=Framing(size=8))
@@ -170,6 +171,20 @@ def test_splits_are_given_or_held_out(source: str, tmp_path: Path) -> None:
     assert torch.equal(parts.test.image[order], pixels(9)[order])
     both = read_hf_images(source, EIGHT, cache=cache, validation="test", test=0.1)
     assert [len(part) for part in both[:3]] == [27, 9, 3]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_recipes_source_gives_the_same_parts_whoever_decodes(
+    source: str, tmp_path: Path, threads: int
+) -> None:
+    framing = EIGHT.framing
+    recipes = HubSource(
+        name=source, framing=framing, validation=0.2, threads=threads, cache=tmp_path / "own"
+    )
+    expected = read_hf_images(source, EIGHT, cache=tmp_path / "cache", validation=0.2)
+    found = recipes.load()
+    assert (found.framing, found.parts.skipped) == (framing, expected.skipped)
+    assert [part.digest() for part in found.parts[:3]] == [part.digest() for part in expected[:3]]
 
 
 def test_a_source_that_cannot_be_fetched_is_named(source: str, tmp_path: Path) -> None:

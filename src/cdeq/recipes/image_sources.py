@@ -119,6 +119,7 @@ class HubSource:
         test: The split to report, or likewise.
         seed: Decides which images are held out.
         unusable: Refuse an image that cannot be read, or leave it out and say so.
+        threads: How many decode at once.
         cache: Where decoded images are kept; None is `hub` in the folder of all data sets.
     """
 
@@ -130,6 +131,7 @@ class HubSource:
     test: str | float = "test"
     seed: int = 0
     unusable: Unusable = "refuse"
+    threads: int = 2
     cache: Path | None = None
 
     def load(self, progress: Progress | None = None) -> Images:
@@ -137,7 +139,7 @@ class HubSource:
         cache = self.cache or data_root() / "hub" / self.name.replace("/", "--")
         parts = read_hf_images(
             self.name,
-            Decoding(framing=self.framing, unusable=self.unusable),
+            Decoding(framing=self.framing, unusable=self.unusable, threads=self.threads),
             cache=cache,
             config=self.config,
             revision=self.revision,

@@ -96,7 +96,9 @@ class ExplicitImageModel(Pretrained, ABC):
                 another precision or on another device than the weights.
         """
         self._require_fitting(batch.image)
-        return self.logits((batch.image - self.mean) / self.deviation)
+        image = (batch.image - self.mean) / self.deviation
+        # half the time of an update on a CPU, whose own kernels pool and convolve in this order
+        return self.logits(image.contiguous(memory_format=torch.channels_last))
 
     def losses(self, batch: ImageBatch) -> PerSample:
         """The cross-entropy of each image, which is what training minimises."""

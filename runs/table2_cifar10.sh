@@ -17,17 +17,18 @@ seeds=("${@:-0}") results=${RESULTS:-results}
 read -ra recipes <<<"${RECIPES:-cifar10 cifar10_single_stream}"
 parts=()
 for recipe in "${recipes[@]}"; do
-  folders=() keys=()
+  folders=() keys=() label="" commands=(train distill baseline explicit evaluate)
   case $recipe in cifar10*) keys=(--source.test-first "${TEST_FIRST:-1000}") ;; esac
+  # the paper's table has the single-stream DEQ alone
+  case $recipe in *_single_stream) label=single-stream commands=(train evaluate) ;; esac
   for seed in "${seeds[@]}"; do
     folder=$(taken "$recipe-$seed")
     folders+=("$folder")
-    for command in train distill baseline explicit evaluate; do
+    for command in "${commands[@]}"; do
       .venv/bin/cdeq "$command" "$recipe" --seed "$seed" --folder "$folder" "${keys[@]}"
     done
   done
   .venv/bin/cdeq report "${folders[@]}" --output "$results/$recipe"
-  case $recipe in *_single_stream) label=single-stream ;; *) label="" ;; esac
   parts+=("$label=$results/$recipe.json")
 done
 if [ ${#parts[@]} -gt 1 ]; then

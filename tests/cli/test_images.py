@@ -3,13 +3,15 @@
 import shutil
 from pathlib import Path
 
+import datasets
 import pytest
 from cli.image_runs import EXPLICIT, STEPS, STUDENTS, TRAINED, run_of, small
 from cli.run import Ended, cdeq, contents, refused, rows_of, weights
-from image_files import fill, no_image
+from image_files import CLASSES, fill, no_image
 
+from cdeq.data.labels import Labels
 from cdeq.recipes import image
-from cdeq.recipes.image import ImageRecipe
+from cdeq.recipes.image import LABELS, ImageRecipe
 from cdeq.report import Results
 
 
@@ -88,6 +90,33 @@ def test_augmentation_decides_what_is_trained(imaged: Path) -> None:
     source = ["--source.path", imaged / "pictures"]
     text = refused(imaged, "train", *words, *source, "--augmentation.padding", "2")
     assert "augmentation.padding was 1, now 2" in " ".join(text.split())
+
+
+# Hugging Face
+
+
+def test_a_data_set_of_the_hub_is_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a folder that `datasets` reads as it does a repository."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    files = sorted(fill(tmp_path / "pictures", (14, 15, 16)))
+    rows = {
+        "picture": [{"bytes": None, "path": str(tmp_path / "pictures" / name)} for name in files],
+        "animal": [CLASSES.index(name.partition("/")[0]) for name in files],
+    }
+    kinds = {"picture": datasets.Image(), "animal": datasets.ClassLabel(names=[*CLASSES])}
+    (tmp_path / "hub").mkdir()
+    whole = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+    whole.to_parquet(tmp_path / "hub" / "train.parquet")
+    shares = ["--source.validation", "0.2", "--source.test", "0.2"]
+    source = ["--source.name", tmp_path / "hub", "--source.cache", tmp_path / "cache", *shares]
+    words = ["train", "hub_images", "--folder", tmp_path / "run", *source, *STEPS]
+    said = cdeq(*words)
+    assert said.code == 0, said.err
+    assert Labels.load(tmp_path / "run/teacher" / LABELS).classes == CLASSES
+    said = cdeq(*(word for word in words if word not in shares))
+    assert said.code == 1 and "the split test of" in said.err
 
 
 # What was left out of a folder

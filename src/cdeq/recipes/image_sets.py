@@ -17,7 +17,13 @@ from cdeq.recipes.base import EvaluationRecipe, Pretraining, TeacherRecipe, Traj
 from cdeq.recipes.hyper import HyperRecipe
 from cdeq.recipes.image import ImageRecipe
 from cdeq.recipes.image_explicit import ImageExplicitRecipe
-from cdeq.recipes.image_sources import CIFARSource, DigitsSource, FolderSource, Source
+from cdeq.recipes.image_sources import (
+    CIFARSource,
+    DigitsSource,
+    FolderSource,
+    HubSource,
+    Source,
+)
 from cdeq.recipes.students import StudentRecipe, UntiedRecipe
 from cdeq.training.plan import Hardware, Plan
 from cdeq.training.teacher import TeacherLoss
@@ -189,6 +195,11 @@ def own_images() -> ImageRecipe:
     return replace(recipe, source=source, network=network, hardware=Hardware())
 
 
+def hub_images() -> ImageRecipe:
+    """A data set of Hugging Face's hub: `--source.name OWNER/NAME`."""
+    return replace(own_images(), source=HubSource())
+
+
 def tiny_imagenet() -> ImageRecipe:
     """Two hundred classes in folders, tiny-imagenet-200/{train,val}, 64 × 64: for a GPU."""
     network = replace(
@@ -304,7 +315,7 @@ def mdeq_tiny() -> ImageRecipe:
 
 
 IMAGES = (
-    *(mdeq_tiny, own_images, cifar10, cifar10_single_stream, cifar10_published),
+    *(mdeq_tiny, own_images, hub_images, cifar10, cifar10_single_stream, cifar10_published),
     *(tiny_imagenet, tiny_imagenet_single_stream, imagenet, imagenet_single_stream),
 )
 """All of them."""

@@ -127,8 +127,8 @@ class HubSource:
     config: str | None = None
     revision: str | None = None
     framing: Framing = Framing(size=32, resize=32)
-    validation: str | float = 0.1
-    test: str | float = "test"
+    validation: float | str = 0.1
+    test: float | str = "test"
     seed: int = 0
     unusable: Unusable = "refuse"
     threads: int = 2

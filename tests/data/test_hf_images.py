@@ -178,11 +178,11 @@ def test_a_recipes_source_gives_the_same_parts_whoever_decodes(
     source: str, tmp_path: Path, threads: int
 ) -> None:
     framing = EIGHT.framing
-    recipes = HubSource(
+    given = HubSource(
         name=source, framing=framing, validation=0.2, threads=threads, cache=tmp_path / "own"
     )
     expected = read_hf_images(source, EIGHT, cache=tmp_path / "cache", validation=0.2)
-    found = recipes.load()
+    found = given.load()
     assert (found.framing, found.parts.skipped) == (framing, expected.skipped)
     assert [part.digest() for part in found.parts[:3]] == [part.digest() for part in expected[:3]]
 

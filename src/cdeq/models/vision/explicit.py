@@ -97,7 +97,7 @@ class ExplicitImageModel(Pretrained, ABC):
         """
         self._require_fitting(batch.image)
         image = (batch.image - self.mean) / self.deviation
-        # half the time of an update on a CPU, whose own kernels pool and convolve in this order
+        # faster on a CPU, whose kernels pool and convolve in this order
         return self.logits(image.contiguous(memory_format=torch.channels_last))
 
     def losses(self, batch: ImageBatch) -> PerSample:

@@ -139,6 +139,16 @@ def test_a_listing_of_chosen_models_names_them_even_with_blanks(tmp_path: Path) 
     assert body(words, tmp_path) == expected
 
 
+def test_other_data_than_test_data_are_quoted_by_name(tmp_path: Path) -> None:
+    other = Row("picard", 1, "accuracy", "official-test", 0.25, None, (0,))
+    replace(measured(), rows=(*measured().rows, other)).save(tmp_path / "a.json")
+    assert "0.25" in body("table a.json accuracy split=official-test", tmp_path)
+    assert "0.25" in body("listing a.json 1 accuracy split=official-test", tmp_path)
+    assert "0.25" not in body("table a.json accuracy", tmp_path)
+    with pytest.raises(ValueError, match="validation"):
+        body("table a.json accuracy split=validation", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

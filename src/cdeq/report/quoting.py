@@ -11,6 +11,7 @@ A quotation stands between one of these lines and an `<!-- end -->`:
     <!-- listing FILE NFE,NFE,… METRIC … "models=MODEL,MODEL,…" -->    the same, of these only
     <!-- ratios FILE -->                        ratios of measured costs
 
+All but ratios are of test data, or of other data where a last word `split=NAME` says so.
 `python -m cdeq.report.quoting README.md docs/results/*.md` renews all of them, and a test refuses
 stale ones.
 """
@@ -30,7 +31,7 @@ from cdeq.report.tables import pivot, summary
 _QUOTE = re.compile(
     r"(<!-- (table|summary|listing|ratios) (\S+)((?: [^\n]+?)?) -->\n).*?(<!-- end -->)", re.DOTALL
 )
-MODELS = "models="
+MODELS, SPLIT = "models=", "split="
 _BUDGETS = re.compile(r"(\d+|-)(,(\d+|-))*")
 """Numbers of evaluations, and `-` for none."""
 
@@ -54,24 +55,31 @@ def renew(text: str, folder: Path) -> str:
 
     def quoted(match: re.Match[str]) -> str:
         opening, kind, file, words, closing = match.groups()
-        return f"{opening}{_quotation(kind, folder / file, shlex.split(words))}\n{closing}"
+        said, split = _split(shlex.split(words))
+        return f"{opening}{_quotation(kind, folder / file, said, split)}\n{closing}"
 
     return _QUOTE.sub(quoted, text)
 
 
-def _quotation(kind: str, path: Path, words: Sequence[str]) -> str:
+def _split(words: list[str]) -> tuple[list[str], str]:
+    if words and words[-1].startswith(SPLIT):
+        return words[:-1], words[-1].removeprefix(SPLIT)
+    return words, "test"
+
+
+def _quotation(kind: str, path: Path, words: Sequence[str], split: str) -> str:
     match kind, words:
         case "table", [metric]:
-            return pivot(Results.load(path), metric, "test").markdown()
+            return pivot(Results.load(path), metric, split).markdown()
         case "table", [metric, models]:
-            return pivot(Results.load(path), metric, "test", models=models.split(",")).markdown()
+            return pivot(Results.load(path), metric, split, models=models.split(",")).markdown()
         case "table", [metric, models, budgets] if _BUDGETS.fullmatch(budgets):
             chosen, at = models.split(","), _budgets(budgets)
-            return pivot(Results.load(path), metric, "test", models=chosen, budgets=at).markdown()
+            return pivot(Results.load(path), metric, split, models=chosen, budgets=at).markdown()
         case "summary", [_, *_]:
-            return summary(Results.load(path), words, "test").markdown()
+            return summary(Results.load(path), words, split).markdown()
         case "listing", [budgets, _, *_] if _BUDGETS.fullmatch(budgets):
-            return _listing(path, budgets, words[1:])
+            return _listing(path, budgets, words[1:], split)
         case "ratios", []:
             return _ratios(path)
         case _:
@@ -87,12 +95,12 @@ def _budgets(text: str) -> list[int | None]:
     return [None if nfe == "-" else int(nfe) for nfe in text.split(",")]
 
 
-def _listing(path: Path, budgets: str, words: Sequence[str]) -> str:
+def _listing(path: Path, budgets: str, words: Sequence[str], split: str) -> str:
     wanted = _budgets(budgets)
     metrics, models = words, None
     if words[-1].startswith(MODELS):
         metrics, models = words[:-1], words[-1].removeprefix(MODELS).split(",")
-    return listing(Results.load(path), metrics, wanted, "test", models=models).markdown()
+    return listing(Results.load(path), metrics, wanted, split, models=models).markdown()
 
 
 def _ratios(path: Path) -> str:

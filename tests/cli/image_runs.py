@@ -7,7 +7,12 @@ from cli.run import Ended, cdeq
 
 from cdeq.cli.stages import Run
 
+STUDENTS = ("student-paper", "student-paper-no-aa", "student-best", "hyperdeq")
+EXPLICIT = ("bn_inception", "hrnet")
+TRAINED = ("pretraining", "teacher", *STUDENTS, "few-step-1", *EXPLICIT)
+
 STEPS = [
+    "--distil", *STUDENTS,
     "--source.framing.size", "8",
     "--source.framing.resize", "8",
     "--network.channels", "4", "4",
@@ -29,7 +34,7 @@ STEPS = [
     "--few-step.steps", "2",
     "--few-step.validate-every", "0",
     "--few-step-budgets", "1",
-    "--explicit", "bn_inception", "hrnet",
+    "--explicit", *EXPLICIT,
     "--bn-inception.network.width", "0.03",
     "--bn-inception.plan.steps", "2",
     "--bn-inception.plan.validate-every", "0",
@@ -45,10 +50,6 @@ STEPS = [
     "--evaluation.cost-rounds", "1",
 ]  # fmt: skip
 """`own_images` with networks of a few channels, trained for a few steps."""
-
-STUDENTS = ("student-paper", "student-paper-no-aa", "student-best", "hyperdeq")
-EXPLICIT = ("bn_inception", "hrnet")
-TRAINED = ("pretraining", "teacher", *STUDENTS, "few-step-1", *EXPLICIT)
 
 
 def small(command: str, root: Path, *more: object) -> Ended:

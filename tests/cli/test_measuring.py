@@ -10,6 +10,7 @@ from cli.run import key, rows_of, tiny
 from consistency.toys import disturb
 from rich.console import Console
 
+from cdeq.cli.distilling import online
 from cdeq.cli.measuring import attained, measure
 from cdeq.cli.stages import Run
 from cdeq.consistency.time import TimeSpan
@@ -48,6 +49,14 @@ def test_every_student_is_measured_at_its_own_times(tmp_path: Path) -> None:
     )
     assert {row.model for row in expected} == {"teacher", *students}
     assert numbers(swept, *students) == pytest.approx(numbers(expected, *students), rel=1e-3)
+
+
+def test_ends_stop_at_the_tolerance_of_the_recipe(tmp_path: Path) -> None:
+    recipe = RECIPES["digits_tiny"]()
+    settings = replace(recipe.trajectories, end_tol=1e-1)
+    run = Run("digits_tiny", replace(recipe, trajectories=settings), tmp_path, Console(), "")
+    source, _ = online(run, recipe.model())
+    assert (source.end_tol, source.max_steps) == (1e-1, settings.max_steps)
 
 
 def test_another_baseline_does_not_repeat_the_students(copied: Path) -> None:

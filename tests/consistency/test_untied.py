@@ -17,6 +17,7 @@ from cdeq.consistency.untied import UntiedDEQ, UntiedSteps
 from cdeq.core.cell import bind
 from cdeq.core.state import tensors
 from cdeq.errors import StoreError
+from cdeq.models.function import FunctionModel
 from cdeq.models.vision.contraction import ContractionDEQ, ContractionSpec
 from cdeq.pretrained import load_folder
 
@@ -323,3 +324,21 @@ def test_too_few_steps_are_refused(steps, first, least, device) -> None:
     taught = vector_teacher(torch.float64, device)
     with pytest.raises(ValueError, match=f"here at least {least}; got {steps}"):
         UntiedDEQ.from_teacher(taught, steps=steps, first=first)
+
+
+@each_readout
+@each_mixing
+def test_states_stay_wide_under_mixed_precision(mixing, readout, device) -> None:
+    """A product is narrow there, and the teacher's solver goes on from what was learned."""
+
+    class Last(nn.Linear):
+        def forward(self, z: Tensor, x: Tensor) -> Tensor:
+            return super().forward(torch.tanh(z) + x)
+
+    teacher = FunctionModel(Last(5, 5), (5,)).to(torch.ones(1, device=device))
+    student = UntiedDEQ.from_teacher(teacher, steps=2, readout=readout, mixing=mixing)
+    z0 = torch.zeros(3, 5, device=device)
+    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
+        assert teacher.bind(z0 + 1)(z0).dtype == torch.bfloat16
+        seen = [z.dtype for z in refine(student, z0 + 1, z0, ExponentialSchedule().times(4))]
+    assert set(seen) == {torch.float32}

@@ -281,6 +281,22 @@ def test_a_path_is_the_same_under_mixed_precision() -> None:
     assert seen[0].dtype == torch.float32
 
 
+def test_states_between_unrolled_steps_stay_wide_under_mixed_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though f's own last operation is a narrow one."""
+    model, seen = teacher(), list[torch.dtype]()
+
+    def f(z: torch.Tensor) -> torch.Tensor:
+        seen.append(z.dtype)
+        return torch.conv2d(z, torch.eye(z.shape[1])[:, :, None, None])
+
+    monkeypatch.setattr(model, "bind", lambda x: f)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        FewStepObjective(model, 3)(BATCH, ROWS, seeded())
+    assert seen == [torch.float32] * 3
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_impossible_decays_are_refused(decay: float) -> None:
     with pytest.raises(ValueError, match=f"`ema_decay` is the rate μ in .* got {decay}"):

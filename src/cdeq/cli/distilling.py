@@ -48,7 +48,7 @@ def cache(run: Run) -> None:
     """Write the teacher's trajectories to disk."""
     recipe, folder = run.recipe, run.folder / "cache"
     teacher = run.teacher()
-    source, manifest = _online(run, teacher)
+    source, manifest = online(run, teacher)
     if recipe.trajectories.online:
         run.console.print("Trajectories are recomputed online by this recipe; nothing to cache.")
         return
@@ -115,7 +115,8 @@ def _student_score(
     return score
 
 
-def _online(run: Run, teacher: EquilibriumModel) -> tuple[OnlineTrajectories, Manifest]:
+def online(run: Run, teacher: EquilibriumModel) -> tuple[OnlineTrajectories, Manifest]:
+    """The trajectories that a run's recipe asks for, and what they are of."""
     recipe, settings = run.recipe, run.recipe.trajectories
     train = run.told("train", teacher, settings.samples)
     source = OnlineTrajectories(
@@ -123,6 +124,7 @@ def _online(run: Run, teacher: EquilibriumModel) -> tuple[OnlineTrajectories, Ma
         contexts=lambda rows: to_device(train.take(rows), teacher.device),
         solver=settings.solver,
         max_steps=settings.max_steps,
+        end_tol=settings.end_tol,
     )
     manifest = Manifest(
         teacher=digest_of(teacher, settings=str(to_plain(teacher.spec))),
@@ -137,7 +139,7 @@ def _online(run: Run, teacher: EquilibriumModel) -> tuple[OnlineTrajectories, Ma
 
 
 def _trajectories(run: Run, teacher: EquilibriumModel) -> TrajectorySource:
-    source, manifest = _online(run, teacher)
+    source, manifest = online(run, teacher)
     folder = run.folder / "cache"
     if run.recipe.trajectories.online:
         return source

@@ -14,6 +14,7 @@ from cdeq.consistency.increments import Full, Increments, LowRank, Shared, merge
 from cdeq.consistency.student import Teacher, placed, require_teacher
 from cdeq.core.cell import bind
 from cdeq.core.solvers import Anderson, Broyden, Picard, Solver
+from cdeq.core.state import tensors, widened
 from cdeq.errors import StoreError
 from cdeq.plain import from_plain, to_plain
 from cdeq.pretrained import check_kind, load_folder, making, save_folder
@@ -73,7 +74,8 @@ class UntiedSteps(nn.Module):
             f = bind(self.cells[j], x)
 
             def g(z: State) -> State:
-                return self.readouts[j](f(z), t) if self.readouts else f(z)
+                value = self.readouts[j](f(z), t) if self.readouts else f(z)
+                return widened(value, tensors(z)[0].dtype)
 
             if self.mixing is None:
                 return g(z), UntiedMemory(j + 1, None)

@@ -34,6 +34,15 @@ def detach(state: State) -> State:
     return like(state, tuple(part.detach() for part in tensors(state)))
 
 
+def widened(state: State, dtype: torch.dtype) -> State:
+    """The state in this precision, where `torch.autocast` is on, under which the last operation
+    decides the dtype of a value; as it is elsewhere."""
+    parts = tensors(state)
+    if not torch.is_autocast_enabled(parts[0].device.type):
+        return state
+    return like(state, tuple(part.to(dtype) for part in parts))
+
+
 def zeros_like(state: State) -> State:
     """The state z = 0 of the same shapes."""
     return like(state, tuple(torch.zeros_like(part) for part in tensors(state)))
@@ -107,7 +116,7 @@ class Layout:
         """
         parts = _parts(state)
         if any(part.dtype != self.dtype for part in parts):
-            parts = self._widened(parts)
+            parts = tensors(widened(state, self.dtype))
         self._match(parts)
         rows = [part.reshape(self.samples, self._width(part.shape)) for part in parts]
         return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
@@ -134,11 +143,6 @@ class Layout:
     def _width(self, shape: torch.Size) -> int:
         """Features a sample; spelled out, since an empty batch leaves -1 undefined."""
         return math.prod(shape[1:] if self.batched else shape)
-
-    def _widened(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if not torch.is_autocast_enabled(self.device.type):
-            return parts
-        return tuple(part.to(self.dtype) for part in parts)
 
     def _match(self, parts: tuple[Tensor, ...]) -> None:
         if tuple(part.shape for part in parts) != self.shapes:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -86,7 +86,8 @@ def distill(
         2
     """
     data, home = _Batches(batches), model.device
-    source = _runs(model, data, trajectories)
+    runs = _Runs(model, data, trajectories)
+    source = runs if trajectories.online else RememberedTrajectories(runs)
     with _same_randomness(), _left_alone(model), _folder(folder) as place:
         _require_an_end(model, data, source, worst_residual)
         objective = _objective(recipe, model, source, seed)
@@ -104,20 +105,29 @@ def distill(
         return objective.student.eval().to(home)
 
 
-def _runs(
-    model: EquilibriumModel, data: "_Batches", settings: TrajectoryRecipe
-) -> TrajectorySource:
-    def run(indices: Rows) -> tuple[State, ...]:
+class _Runs(NamedTuple):
+    """Trajectories of whole batches."""
+
+    model: EquilibriumModel
+    data: "_Batches"
+    settings: TrajectoryRecipe
+
+    def __call__(self, indices: Rows) -> tuple[State, ...]:
+        return self._of(indices)([0])
+
+    def ends(self, indices: Rows) -> State:
+        return self._of(indices).ends([0])
+
+    def _of(self, indices: Rows) -> OnlineTrajectories:
         """A batch is all there is, so that an unbatched state is number 0 in every one."""
-        online = OnlineTrajectories(
+        model, data, settings = self
+        return OnlineTrajectories(
             teacher=model,
             contexts=lambda rows: to_device(data.take(torch.as_tensor(indices)), model.device),
             solver=settings.solver,
             max_steps=settings.max_steps,
+            end_tol=settings.end_tol,
         )
-        return online([0])
-
-    return run if settings.online else RememberedTrajectories(run)
 
 
 class _Batches:

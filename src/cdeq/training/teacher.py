@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cdeq.core.regularize import jacobian_penalty, radius_penalty
-from cdeq.core.state import like, tensors
+from cdeq.core.state import like, tensors, widened
 from cdeq.data.indexed import Indices
 from cdeq.models.base import Batch, EquilibriumModel, Memory
 from cdeq.training.carry import Carry
@@ -189,7 +189,8 @@ class FewStepObjective(Objective):
             batch = self.augment(batch, generator)
         x = self.model.encode(self.carry.recall(self.model, batch))
         f, z = self.model.bind(x), self.model.initial(x)
+        dtype = tensors(z)[0].dtype
         for _ in range(self.steps):
-            z = f(z)
+            z = widened(f(z), dtype)
         self.carry.leave(self.model.remember(z, x))
         return {"loss": self.model.loss(self.model.decode(z, x), batch).mean()}

@@ -213,7 +213,6 @@ ONE = (torch.ones(4, 5), {"x": torch.ones(4, 5)}, ImageBatch(torch.ones(4, 5), t
 
 @pytest.mark.parametrize("one", ONE, ids=lambda one: type(one).__name__)
 def test_a_batch_that_is_in_no_list_is_refused(one: object, made) -> None:
-    """Its rows, keys or parts are no batches."""
     with pytest.raises(TypeError, match=f"a single {type(one).__name__}: put it in a list"):
         trained(made(vectors)[0], one)
 
@@ -337,7 +336,7 @@ def test_without_a_folder_nothing_is_kept(made, tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize("tol", [None, 1e-2])
 @pytest.mark.parametrize(("online", "solves"), [(False, 3), (True, 1 + PLAN.steps)])
-def test_runs_are_remembered_or_made_anew(online: bool, solves: int, tol, made) -> None:
+def test_runs_are_remembered_or_made_anew(online, solves: int, tol, made) -> None:
     """Forty evaluations a run, and one that looks at the end of the first; the rest learns."""
     batches, calls = made(vectors)[1], [0]
 
@@ -345,6 +344,6 @@ def test_runs_are_remembered_or_made_anew(online: bool, solves: int, tol, made) 
         calls[0] += not torch.is_grad_enabled()
         return torch.tanh(0.5 * z + x)
 
-    settings = TrajectoryRecipe(max_steps=40, online=online, end_tol=tol)
-    trained(FunctionModel(f, (5,)).to(batches[0]), batches, trajectories=settings)
+    runs = TrajectoryRecipe(max_steps=40, online=online, end_tol=tol)
+    trained(FunctionModel(f, (5,)).to(batches[0]), batches, trajectories=runs)
     assert calls[0] < 20 * solves if tol else calls == [40 * solves + 1]

@@ -86,8 +86,7 @@ def distill(
         2
     """
     data, home = _Batches(batches), model.device
-    runs = _Runs(model, data, trajectories)
-    source = runs if trajectories.online else RememberedTrajectories(runs)
+    source = _runs(model, data, trajectories)
     with _same_randomness(), _left_alone(model), _folder(folder) as place:
         _require_an_end(model, data, source, worst_residual)
         objective = _objective(recipe, model, source, seed)
@@ -103,6 +102,13 @@ def distill(
             hardware=hardware or Hardware(accelerator="cpu" if home.type == "cpu" else "auto"),
         )
         return objective.student.eval().to(home)
+
+
+def _runs(
+    model: EquilibriumModel, data: "_Batches", settings: TrajectoryRecipe
+) -> TrajectorySource:
+    runs = _Runs(model, data, settings)
+    return runs if settings.online else RememberedTrajectories(runs)
 
 
 class _Runs(NamedTuple):

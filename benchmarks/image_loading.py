@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=2 python benchmarks/image_loading.py --output results/image-loading.json
 
-Measured for CIFAR-10's batches in memory and for a folder of JPEG files:
+Measured for a folder of JPEG files, and, at 32 × 32, for CIFAR-10's batches in memory:
 
 * `decoding`: files to the cache, once in the life of a folder;
 * `taking`: batches in random order, in floats, from memory or the mapped cache;
@@ -10,8 +10,8 @@ Measured for CIFAR-10's batches in memory and for a folder of JPEG files:
 * `model`: what a teacher's own updates can take, which are a forward solve and a backward one, the
   optimiser left out. `headroom` is `training` over this: above 1, images wait for the model.
 
-The model is a small convolutional DEQ; `--recipe NAME` takes a recipe's teacher and its loss, and
-`--size` has to be that of its images. Half a minute on one core.
+The model is a small convolutional DEQ; `--recipe NAME` takes a recipe's teacher and its loss, for
+images of `--size`. Half a minute on one core.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -42,12 +43,14 @@ from cdeq.data.indexed import step_indices
 from cdeq.models.base import EquilibriumModel
 from cdeq.models.vision.batch import ImageBatch
 from cdeq.models.vision.contraction import ContractionDEQ, ContractionSpec
-from cdeq.recipes.registry import RECIPES
+from cdeq.models.vision.mdeq import MDEQ
+from cdeq.recipes.image_sets import IMAGES
 from cdeq.training.teacher import TeacherLoss
 
 CLASSES = 10
 CIFAR = Augmentation(padding=4, flip=0.5)
 IMAGENET = Augmentation(scale=(0.08, 1.0), flip=0.5)
+TEACHERS = {recipe.__name__: recipe for recipe in IMAGES}
 
 Numbers = dict[str, Any]
 
@@ -172,6 +175,8 @@ def measure(
         for batch_size in batch_sizes:
             own = rate(updating(model, loss, size, batch_size, narrow=narrow), least)
             for kind, data, augment, other in sets:
+                if data.image.shape[-1] != size:
+                    continue  # the model's rate is for images of another size
                 taking, training = (
                     rate(loading(data, change, batch_size), least) for change in (None, augment)
                 )
@@ -193,15 +198,15 @@ def main() -> None:
     """Measure, tell, write."""
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--output", type=Path, required=True, help="the result file, JSON")
-    options.add_argument("--recipe", choices=sorted(RECIPES), help="whose teacher to time")
+    options.add_argument("--recipe", choices=[*TEACHERS], help="whose teacher to time")
     options.add_argument("--size", type=int, default=32, help="the side of its images")
     options.add_argument("--count", type=int, default=2000, help="images in each set")
     options.add_argument("--batch-size", type=int, nargs="+", default=[128])
     options.add_argument("--seconds", type=float, default=3.0, help="that each rate takes")
     given = options.parse_args()
     if given.recipe:
-        recipe = RECIPES[given.recipe]()
-        model, loss = recipe.model(), recipe.teacher.loss
+        recipe = TEACHERS[given.recipe]()
+        model, loss = MDEQ(replace(recipe.network, classes=CLASSES)), recipe.teacher.loss
         narrow = recipe.hardware.precision == "bf16-mixed"
     else:
         spec = ContractionSpec(image_channels=3, size=given.size, classes=CLASSES)

@@ -35,6 +35,6 @@ if [ ${#parts[@]} -gt 1 ]; then
   .venv/bin/cdeq combine "${parts[@]}" --output "$results/table2-cifar10"
 fi
 models=(student-paper student-best hyperdeq few-step)
-.venv/bin/cdeq compare "$results/${recipes[0]}.json" --models "${models[@]}" \
+.venv/bin/cdeq compare "$results/${recipes[0]}.json" --beside relative_residual --models "${models[@]}" \
   --output "$results/figure2b-${recipes[0]}.png"
 .venv/bin/python -m cdeq.report.quoting README.md docs/results/*.md

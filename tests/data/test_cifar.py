@@ -216,6 +216,8 @@ DATA, LABELS = images(0)
         ({b"labels": LABELS, b"data": DATA.astype("f8")}, "numbers are bytes, `u1`; got 'f8'"),
         ({b"labels": [*LABELS[:9], 10, *LABELS[10:]], b"data": DATA}, "0 to 9; image 9 has 10"),
         ({b"labels": [-1, *LABELS[1:]], b"data": DATA}, "0 to 9; image 0 has -1"),
+        ({b"labels": [2**70, *LABELS[1:]], b"data": DATA}, f"0 to 9; image 0 has {2**70}"),
+        ({b"labels": [], b"data": DATA[:0]}, r"array of \(0, 3072\) and 0 labels"),
     ],
 )
 def test_other_contents_are_refused(folder: Path, held: object, text: str) -> None:

@@ -187,6 +187,23 @@ def test_a_recipes_source_gives_the_same_parts_whoever_decodes(
     assert [part.digest() for part in found.parts[:3]] == [part.digest() for part in expected[:3]]
 
 
+def test_columns_and_splits_of_a_recipes_source_are_those_asked_for(
+    source: str, tmp_path: Path
+) -> None:
+    asked = {"name": source, "framing": EIGHT.framing, "cache": tmp_path / "cache"}
+    parts = HubSource(**asked, train="test", test=0.3, validation=0.3).load().parts  # type: ignore[arg-type]
+    assert sum(len(part) for part in parts[:3]) == 9
+    for column in ("image", "label"):
+        with pytest.raises(ValueError, match=r"needed, and named .* got 'other'"):
+            HubSource(**asked, **{column: "other"}).load()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("roles", [{"validation": "test"}, {"test": "train"}])
+def test_no_split_has_two_roles(roles: dict[str, str], source: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no split is named twice; got"):
+        read_hf_images(source, EIGHT, cache=tmp_path / "cache", **roles)
+
+
 def test_a_source_that_cannot_be_fetched_is_named(source: str, tmp_path: Path) -> None:
     with pytest.raises(CDEQError, match=r"the split other of .*source could not be fetched \(Val"):
         read_hf_images(source, EIGHT, cache=tmp_path / "cache", test="other")

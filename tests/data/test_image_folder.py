@@ -136,6 +136,16 @@ def test_a_test_folder_counts_where_it_has_classes(tmp_path: Path, labelled: boo
     assert [part.labels.bincount().tolist() for part in parts[:3]] == wanted
 
 
+def test_a_test_folder_of_other_classes_is_refused(tmp_path: Path) -> None:
+    """Instead of being left out, and `val` reported in its place."""
+    for name in ("train", "val", "test"):
+        fill(tmp_path / name, (2, 2, 2))
+    for folder in [*(tmp_path / "test").iterdir()]:
+        folder.rename(folder.with_name(f"the {folder.name}"))
+    with pytest.raises(StoreError, match=rf"{tmp_path}/test should have the 3 classes"):
+        read_image_parts(tmp_path, EIGHT)
+
+
 def test_what_was_skipped_anywhere_is_named(tmp_path: Path) -> None:
     for name in ("train", "val"):
         fill(tmp_path / name, (5, 5, 5))

@@ -116,7 +116,7 @@ def test_networks_take_the_images_of_their_recipe_and_are_of_one_size(name: str)
         answer = model.decode(model.bind(x)(model.initial(x)), x)
         assert answer.shape == (2, classes)
         for settings in recipe.explicit_networks.values():
-            network = settings.build(classes, recipe.network).eval()
+            network = settings.build(classes).eval()
             assert network(batch).shape == (2, classes)
             assert (network.spec.mean, network.spec.deviation) == (
                 recipe.network.mean,

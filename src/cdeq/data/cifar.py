@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cdeq.data.array_pickle import ByteArray, read_array_pickle
-from cdeq.data.byte_images import ByteImageSet, require_classes, stratified
+from cdeq.data.byte_images import ByteImageSet, stratified
 from cdeq.errors import StoreError
 
 TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
@@ -104,15 +104,15 @@ def _batch(path: Path, classes: int) -> tuple[Tensor, Tensor]:
     )
     if not isinstance(data, ByteArray) or not isinstance(labels, list):
         raise StoreError(f"{path} holds no array `data` and list `labels`; unpack it again.")
-    pixels = data.tensor()
-    if pixels.shape != (len(labels), 3072) or not all(type(label) is int for label in labels):
+    counted = labels and all(type(label) is int for label in labels)
+    if not counted or tuple(data.shape) != (len(labels), 3072):
         raise StoreError(
             f"{path} should hold 3,072 bytes and one number for each image, and holds an array of "
             f"{tuple(data.shape)} and {len(labels)} labels; unpack it again."
         )
-    label = torch.tensor(labels, dtype=torch.long)
-    try:
-        require_classes(label, classes)
-    except ValueError as error:
-        raise StoreError(f"{path}: {error}") from error
-    return pixels.view(-1, *SHAPE), label
+    for number, label in enumerate(labels):
+        if not 0 <= label < classes:
+            raise StoreError(
+                f"{path}: labels are classes from 0 to {classes - 1}; image {number} has {label}."
+            )
+    return data.tensor().view(-1, *SHAPE), torch.tensor(labels, dtype=torch.long)

@@ -28,7 +28,8 @@ class Framing:
     * Grey pictures, one bit a pixel included, become three equal colours.
     * Palettes become their colours; CMYK and YCbCr are converted by Pillow, without profiles.
     * What is transparent is laid over white, or refused.
-    * Pixels of 16 or 32 bits a channel are refused: nothing says where their white is.
+    * Grey pixels of 16 or 32 bits are refused: nothing says where their white is. Of colours of
+      16 bits Pillow reads the upper half.
 
     Arguments:
         size: The side of the square.

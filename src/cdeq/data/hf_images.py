@@ -45,7 +45,8 @@ def read_hf_images(
         progress: Told of the images that are decoded.
 
     Raises:
-        ValueError: When a share is none, or columns are not what they should be.
+        ValueError: When a share is none, a split is named twice, or columns are not what they
+            should be.
         StoreError: When an image is refused, a label is no class, or the cache cannot be written.
         CDEQError: When `datasets` is not installed or does not succeed.
     """
@@ -55,7 +56,13 @@ def read_hf_images(
         path = cache / f"{split}.{decoding.framing.size}.images"
         return hf_image_set(dataset, decoding, path, image=image, label=label, progress=progress)
 
-    splits = {name: read(name) for name in (train, validation, test) if isinstance(name, str)}
+    names = [name for name in (train, validation, test) if isinstance(name, str)]
+    if len({*names}) < len(names):
+        raise ValueError(
+            "what is trained on, selected on and reported are different images, so no split is "
+            f"named twice; got {names}; name others, or shares of `train` to hold out."
+        )
+    splits = {name: read(name) for name in names}
     parts = divide(
         splits[train].images,
         validation=splits[validation].images if isinstance(validation, str) else validation,
@@ -73,7 +80,8 @@ def _loaded(source: str, config: str | None, split: str, revision: str | None) -
     except Exception as error:  # a hub out of reach fails in a dozen ways
         raise CDEQError(
             f"the split {split} of {source} could not be fetched ({type(error).__name__}: "
-            f"{error}); try again, or give a folder."
+            f"{error}); try again, give a folder, or the share of the training images to hold out "
+            "where there is no such split."
         ) from error
 
 
@@ -142,8 +150,9 @@ def _column(dataset: Dataset, kind: type, asked: str | None) -> str:
     if len(found) == 1:
         return found[0]
     raise ValueError(
-        f"one column of the feature {kind.__name__} is needed, and named where there are several; "
-        f"got {asked!r}, and such columns are {having} of {[*dataset.features]}."
+        f"one column of the feature {kind.__name__} is needed, and named where there are several "
+        f"(`image`, `label`); got {asked!r}, and such columns are {having} of "
+        f"{[*dataset.features]}."
     )
 
 

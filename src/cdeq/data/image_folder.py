@@ -67,13 +67,16 @@ def read_image_parts(
 
 
 def _other_folders(root: Path, classes: tuple[str, ...]) -> list[Path]:
-    """`val`, and `test` where that has classes; official test sets are one folder of images."""
+    """`val`, and `test` where that has classes, which official test sets have not: they are one
+    folder of images, with or without one more around it."""
     folders = [root / "val", root / "test"]
     if not folders[0].is_dir():
         raise StoreError(
             f"{root} has a folder train, and should have one val of the same classes beside it."
         )
-    return folders if any((folders[1] / name).is_dir() for name in classes) else folders[:1]
+    paths = folders[1].glob("[!.]*")
+    inside = {path.name for path in paths if path.is_dir()}
+    return folders if len(inside) > 1 or not inside.isdisjoint(classes) else folders[:1]
 
 
 def read_image_folder(

@@ -115,10 +115,13 @@ class ImageRecipe(Recipe):
 
     @property
     def explicit_networks(self) -> Mapping[str, ImageExplicitRecipe]:
-        return {name: getattr(self, name) for name in self.explicit}
+        """As they are trained: on pixels normalised as the teacher's."""
+        colours = {"mean": self.network.mean, "deviation": self.network.deviation}
+        chosen: dict[str, ImageExplicitRecipe] = {n: getattr(self, n) for n in self.explicit}
+        return {n: replace(s, network=replace(s.network, **colours)) for n, s in chosen.items()}
 
     def explicit_model(self, name: str) -> ExplicitImageModel:
-        return self.explicit_networks[name].build(len(self.classes), self.network)
+        return self.explicit_networks[name].build(len(self.classes))
 
     def data_digest(self, part: IndexedData) -> str:
         assert isinstance(part, ByteImageSet)

@@ -7,7 +7,6 @@ from cdeq.models.vision.alexnet import AlexNet, AlexNetSpec
 from cdeq.models.vision.bn_inception import BNInception, BNInceptionSpec
 from cdeq.models.vision.explicit import ExplicitImageModel
 from cdeq.models.vision.hrnet import HRNet, HRNetSpec
-from cdeq.models.vision.mdeq import MDEQSpec
 from cdeq.recipes.explicit import ExplicitSettings
 from cdeq.training.supervised import SupervisedObjective
 from cdeq.training.teacher import Augment
@@ -20,8 +19,8 @@ class ImageExplicitRecipe(ExplicitSettings[ExplicitImageModel]):
     """All settings of one explicit image classifier.
 
     Arguments:
-        network: Its settings; the classes are the data's, and what pixels are normalised by is
-            the teacher's, whatever it says.
+        network: Its settings; the classes are the data's, and beside a teacher pixels are
+            normalised as the teacher's.
         plan: How it is trained.
     """
 
@@ -29,15 +28,9 @@ class ImageExplicitRecipe(ExplicitSettings[ExplicitImageModel]):
 
     network: ImageExplicitSpec
 
-    def build(self, classes: int, beside: MDEQSpec) -> ExplicitImageModel:
-        """A fresh network; its weights depend on torch's global seed.
-
-        Arguments:
-            classes: Of the data.
-            beside: The teacher's settings.
-        """
-        colours = {"mean": beside.mean, "deviation": beside.deviation}
-        return self.kind(replace(self.network, classes=classes, **colours))
+    def build(self, classes: int) -> ExplicitImageModel:
+        """A fresh network for so many classes; its weights depend on torch's global seed."""
+        return self.kind(replace(self.network, classes=classes))
 
     def objective(
         self, model: ExplicitImageModel, augment: Augment | None = None

@@ -115,8 +115,11 @@ class HubSource:
         config: Which of its configurations.
         revision: Which state of the repository.
         framing: What becomes of each image.
+        train: The split to train on.
         validation: The split to select on, or the share of the training images held out for it.
         test: The split to report, or likewise.
+        image: The column of images; None takes the only one there is.
+        label: The column of classes; likewise.
         seed: Decides which images are held out.
         unusable: Refuse an image that cannot be read, or leave it out and say so.
         threads: How many decode at once.
@@ -127,8 +130,11 @@ class HubSource:
     config: str | None = None
     revision: str | None = None
     framing: Framing = Framing(size=32, resize=32)
+    train: str = "train"
     validation: float | str = 0.1
     test: float | str = "test"
+    image: str | None = None
+    label: str | None = None
     seed: int = 0
     unusable: Unusable = "refuse"
     threads: int = 2
@@ -143,8 +149,11 @@ class HubSource:
             cache=cache,
             config=self.config,
             revision=self.revision,
+            train=self.train,
             validation=self.validation,
             test=self.test,
+            image=self.image,
+            label=self.label,
             seed=self.seed,
             progress=progress,
         )

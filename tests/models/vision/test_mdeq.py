@@ -313,3 +313,10 @@ def test_mixed_precision_loses_no_gradient(name: str) -> None:
     }
     narrow, wide = (torch.cat([g.flatten() for g in each.values()]) for each in (found, exact))
     assert float(torch.cosine_similarity(narrow, wide, dim=0)) > 0.9
+
+
+def test_pixels_are_normalised_by_whole_numbers_too() -> None:
+    spec = MDEQSpec(channels=(4,), groups=2, expansion=1, head=(1,), mean=(0,) * 3)
+    model = MDEQ(replace(spec, deviation=(1,) * 3))
+    image = torch.rand(2, 3, 8, 8)
+    assert model.encode(ImageBatch(image, torch.zeros(2, dtype=torch.long))) is not None

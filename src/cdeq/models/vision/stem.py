@@ -47,7 +47,8 @@ class Stem(nn.Module):
         super().__init__()
         for name, numbers in (("mean", mean), ("deviation", deviation)):
             # not saved: they are settings
-            self.register_buffer(name, torch.tensor(numbers).view(-1, 1, 1), persistent=False)
+            value = torch.tensor([float(number) for number in numbers]).view(-1, 1, 1)
+            self.register_buffer(name, value, persistent=False)
         layers: list[nn.Module] = []
         width = len(mean)
         for stride in strides:

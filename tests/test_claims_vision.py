@@ -67,6 +67,14 @@ def test_networks_trained_for_the_budget_win_by_as_much_as_is_said(nfe: int, mor
     assert gap == pytest.approx(more, abs=5e-4)
 
 
+def test_one_resolution_is_not_enough() -> None:
+    rows = Results.load(ROOT / "results/table2-cifar10.json").select(split="test").rows
+    found = {(row.model, row.nfe): row.value for row in rows if row.metric == "accuracy"}
+    assert found["teacher", None] == accuracy("teacher", None)
+    assert found["single-stream teacher", None] == pytest.approx(0.654, abs=5e-4)
+    assert found["single-stream anderson", 8] < found["anderson", 8]
+
+
 def test_the_papers_student_stops() -> None:
     assert VALUES["student-paper", 8, "attained"] < 0.94
     assert VALUES["student-paper", 8, "relative_error"] > 0.3

@@ -21,6 +21,7 @@ SHARED = {
     "ablation-digits": "ablation",
     "ablation-deblur": "ablation",
     "arxiv": "graphs",
+    "table2-cifar10": "figure2b-cifar10",
     "computers": "graphs",
     **{
         f"{graph}_{teacher}": f"table3-{graph}"
